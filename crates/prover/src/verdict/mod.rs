@@ -1,0 +1,403 @@
+//! The judge: what was seen goes in, a verdict and the reason come out.
+//!
+//! A wrong ENFORCING is the worst mistake that this project can make, so every condition for it is a check that
+//! can fail, and whatever fails ends in another verdict.
+
+mod fate;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use probe::Outcome;
+use serde::{Deserialize, Serialize};
+
+use self::fate::{Fate, Index};
+use crate::evidence::FlowEvent;
+use crate::model::PodRef;
+use crate::table::{Cell, CellId, Expected};
+use crate::trial::{Observation, Pass, Trial};
+
+/// What a control does, from evidence alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// The forbidden was tried and stopped by this control, while the allowed went through.
+    Enforcing,
+    /// The forbidden went through, and this control reported it.
+    Watching,
+    /// The forbidden went through, and nothing was reported.
+    Dead,
+    /// It could not be decided. Never a pass.
+    Unknown,
+}
+
+impl Verdict {
+    /// Whether this verdict is at least what was promised. UNKNOWN keeps no promise.
+    pub fn keeps(self, promised: Verdict) -> bool {
+        let strength = |verdict| match verdict {
+            Verdict::Enforcing => Some(2),
+            Verdict::Watching => Some(1),
+            Verdict::Dead => Some(0),
+            Verdict::Unknown => None,
+        };
+        matches!((strength(self), strength(promised)), (Some(found), Some(wanted)) if found >= wanted)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Verdict::Enforcing => "ENFORCING",
+            Verdict::Watching => "WATCHING",
+            Verdict::Dead => "DEAD",
+            Verdict::Unknown => "UNKNOWN",
+        })
+    }
+}
+
+/// A verdict with its reason and its evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Judgement {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why, in one sentence.
+    pub cause: String,
+    /// For each denied cell of the first pass, the event that decided it.
+    pub evidence: BTreeMap<CellId, FlowEvent>,
+}
+
+/// Judges a trial.
+pub fn judge(trial: &Trial) -> Judgement {
+    let (verdict, cause) = match decide(trial) {
+        Ok(cause) => (Verdict::Enforcing, cause),
+        Err((verdict, cause)) => (verdict, cause),
+    };
+    let index = Index::new(trial, &trial.enforced);
+    let denied = trial
+        .cells
+        .iter()
+        .filter(|cell| cell.expected == Expected::Denied);
+    let evidence = denied.filter_map(|cell| {
+        let event = match index.fate(cell) {
+            Fate::Stopped(event) | Fate::Reported(event) => event,
+            Fate::Unreported | Fate::Inconclusive(_) => return None,
+        };
+        Some((cell.id.clone(), event.clone()))
+    });
+    Judgement {
+        verdict,
+        cause,
+        evidence: evidence.collect(),
+    }
+}
+
+/// `Ok` is ENFORCING; everything else leaves early.
+fn decide(trial: &Trial) -> Result<String, (Verdict, String)> {
+    let denied: Vec<&Cell> = trial
+        .cells
+        .iter()
+        .filter(|cell| cell.expected == Expected::Denied)
+        .collect();
+    channels(trial).map_err(unknown)?;
+    if denied.is_empty() {
+        return Err(unknown(
+            "the policies forbid nothing between the probed pods, so nothing was tested",
+        ));
+    }
+    complete(trial, &trial.enforced, "with the policies").map_err(unknown)?;
+    leaks(trial, &trial.enforced, &denied, "with the policies")?;
+    controls_exist(trial, &denied).map_err(unknown)?;
+    allowed_answered(trial, &trial.enforced, Policies::InForce).map_err(unknown)?;
+    all_stopped(trial, &trial.enforced, &denied, "with the policies").map_err(unknown)?;
+    endpoints_enforce(&trial.enforced, &denied).map_err(unknown)?;
+
+    let lifted = trial.lifted.as_ref().ok_or_else(|| {
+        unknown("the policies were never taken away, so nothing shows that they did it")
+    })?;
+    same_pods(trial, lifted, "while the policies were taken away").map_err(unknown)?;
+    complete(trial, lifted, "without the policies").map_err(unknown)?;
+    allowed_answered(trial, lifted, Policies::Lifted).map_err(unknown)?;
+
+    let restored = trial.restored.as_ref().ok_or_else(|| {
+        unknown("the policies were never put back, so nothing shows that they work twice")
+    })?;
+    let when = "after the policies were put back";
+    complete(trial, restored, when).map_err(unknown)?;
+    leaks(trial, restored, &denied, when)?;
+    same_pods(trial, restored, "while the policies were put back").map_err(unknown)?;
+    allowed_answered(trial, restored, Policies::InForce).map_err(unknown)?;
+    all_stopped(trial, restored, &denied, when).map_err(unknown)?;
+    endpoints_enforce(restored, &denied).map_err(unknown)?;
+
+    Ok(format!(
+        "{} forbidden attempts were stopped, each with its own drop event, {} allowed ones were answered, and the \
+         forbidden ones went through as long as the policies were away",
+        denied.len(),
+        trial.cells.len() - denied.len(),
+    ))
+}
+
+fn unknown(cause: impl Into<String>) -> (Verdict, String) {
+    (Verdict::Unknown, cause.into())
+}
+
+fn channels(trial: &Trial) -> Result<(), String> {
+    for channel in &trial.channels {
+        if let Some(cause) = &channel.down {
+            return Err(format!(
+                "the control's events on node {} could not be heard: {cause}",
+                channel.node
+            ));
+        }
+    }
+    for pass in [
+        Some(&trial.enforced),
+        trial.lifted.as_ref(),
+        trial.restored.as_ref(),
+    ] {
+        for (pod, fact) in pass.iter().flat_map(|pass| &pass.pods) {
+            if !trial
+                .channels
+                .iter()
+                .any(|channel| channel.node == fact.node)
+            {
+                return Err(format!(
+                    "the control's events on node {}, where {pod} runs, were not listened to",
+                    fact.node
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every cell exactly once, from a session that lasted, with its name resolved.
+fn complete(trial: &Trial, pass: &Pass, when: &str) -> Result<(), String> {
+    if let Some((pod, cause)) = pass.lost_sessions.iter().next() {
+        return Err(format!(
+            "the probe session in {pod} was lost {when}: {cause}"
+        ));
+    }
+    if pass.observations.len() != trial.cells.len() {
+        return Err(format!(
+            "{} of {} attempts were reported {when}",
+            pass.observations.len(),
+            trial.cells.len()
+        ));
+    }
+    for cell in &trial.cells {
+        let observation = observed(pass, cell).map_err(|cause| format!("{cause} {when}"))?;
+        match &observation.outcome {
+            Outcome::DnsFailed { cause } => {
+                return Err(format!(
+                    "{} was not tried {when}, its name did not resolve: {cause}",
+                    cell.id
+                ));
+            }
+            Outcome::LocalError { cause } => {
+                return Err(format!("{} could not be tried {when}: {cause}", cell.id));
+            }
+            _ => {}
+        }
+        for pod in [&cell.from, &cell.to] {
+            if !pass.pods.contains_key(pod) {
+                return Err(format!("pod {pod} was not seen running {when}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn observed<'a>(pass: &'a Pass, cell: &Cell) -> Result<&'a Observation, String> {
+    pass.observation(&cell.id)
+        .ok_or_else(|| format!("{} was not tried", cell.id))
+}
+
+/// DEAD or WATCHING, if forbidden attempts went through.
+fn leaks(
+    trial: &Trial,
+    pass: &Pass,
+    denied: &[&Cell],
+    when: &str,
+) -> Result<(), (Verdict, String)> {
+    let index = Index::new(trial, pass);
+    let fates: Vec<(&Cell, Fate<'_>)> = denied
+        .iter()
+        .map(|cell| (*cell, index.fate(cell)))
+        .collect();
+    let total = denied.len();
+    let count = |test: fn(&Fate<'_>) -> bool| fates.iter().filter(|(_, fate)| test(fate)).count();
+    let unreported = count(|fate| matches!(fate, Fate::Unreported));
+    let reported = count(|fate| matches!(fate, Fate::Reported(_)));
+    if unreported == 0 && reported == 0 {
+        return Ok(());
+    }
+    let first_of = |test: fn(&Fate<'_>) -> bool| {
+        let found = fates.iter().find(|(_, fate)| test(fate));
+        found
+            .map(|(cell, _)| cell.id.to_string())
+            .unwrap_or_default()
+    };
+    if unreported > 0 {
+        let first = first_of(|fate| matches!(fate, Fate::Unreported));
+        if pass.lost_events > 0 {
+            return Err(unknown(format!(
+                "{unreported} of {total} forbidden attempts went through {when} and no report was heard, but the \
+                 control lost {} events, first {first}",
+                pass.lost_events
+            )));
+        }
+        return Err((
+            Verdict::Dead,
+            format!(
+                "{unreported} of {total} forbidden attempts went through {when} and nothing was reported, first {first}"
+            ),
+        ));
+    }
+    if let Some((cell, Fate::Inconclusive(cause))) = fates
+        .iter()
+        .find(|(_, fate)| matches!(fate, Fate::Inconclusive(_)))
+    {
+        return Err(unknown(format!(
+            "{reported} of {total} forbidden attempts went through {when} and were reported, but {} is not decided: {cause}",
+            cell.id
+        )));
+    }
+    let first = first_of(|fate| matches!(fate, Fate::Reported(_)));
+    Err((
+        Verdict::Watching,
+        format!(
+            "{reported} of {total} forbidden attempts went through {when} and the control only reported them, first {first}"
+        ),
+    ))
+}
+
+fn controls_exist(trial: &Trial, denied: &[&Cell]) -> Result<(), String> {
+    for cell in denied {
+        if !trial.cells.iter().any(|other| other.is_control_of(cell)) {
+            return Err(format!(
+                "no positive control for {}: no other pod is allowed to reach {} on {}/{} the same way, so silence \
+                 there proves nothing",
+                cell.id, cell.to, cell.port, cell.protocol
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Policies {
+    InForce,
+    Lifted,
+}
+
+/// With the policies, every allowed cell; without them, every cell.
+fn allowed_answered(trial: &Trial, pass: &Pass, policies: Policies) -> Result<(), String> {
+    for cell in &trial.cells {
+        let denied = cell.expected == Expected::Denied;
+        if denied && policies == Policies::InForce {
+            continue;
+        }
+        let what = match (policies, denied) {
+            (Policies::Lifted, true) => "the mutation did not turn: without the policies,",
+            (Policies::Lifted, false) => "without the policies,",
+            (Policies::InForce, _) => "the positive control failed: with the policies, the allowed",
+        };
+        let observation = observed(pass, cell)?;
+        match &observation.outcome {
+            Outcome::Answered { by } if *by == cell.to.to_string() => {}
+            Outcome::Answered { by } => {
+                return Err(format!(
+                    "{what} {} was answered by {by}, which is another pod",
+                    cell.id
+                ));
+            }
+            other => return Err(format!("{what} {} was not answered: {other}", cell.id)),
+        }
+        match observation.received {
+            Some(true) => {}
+            Some(false) => {
+                return Err(format!(
+                    "{what} {} was answered, but its destination says it got nothing",
+                    cell.id
+                ));
+            }
+            None => {
+                return Err(format!(
+                    "{what} {} was answered, but its destination could not be asked",
+                    cell.id
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn all_stopped(trial: &Trial, pass: &Pass, denied: &[&Cell], when: &str) -> Result<(), String> {
+    let index = Index::new(trial, pass);
+    let undecided: Vec<(&Cell, String)> = denied
+        .iter()
+        .filter_map(|cell| match index.fate(cell) {
+            Fate::Stopped(_) => None,
+            Fate::Inconclusive(cause) => Some((*cell, cause)),
+            Fate::Reported(_) | Fate::Unreported => Some((*cell, "it went through".to_owned())),
+        })
+        .collect();
+    let Some((cell, cause)) = undecided.first() else {
+        return Ok(());
+    };
+    Err(format!(
+        "{} of {} forbidden attempts are not decided {when}, first {}: {cause}",
+        undecided.len(),
+        denied.len(),
+        cell.id
+    ))
+}
+
+/// The endpoint whose side denies the cell must be one that enforces.
+fn endpoints_enforce(pass: &Pass, denied: &[&Cell]) -> Result<(), String> {
+    for cell in denied {
+        let sides = [
+            (&cell.to, cell.decision.ingress.allowed(), "ingress"),
+            (&cell.from, cell.decision.egress.allowed(), "egress"),
+        ];
+        for (pod, allowed, direction) in sides {
+            if allowed {
+                continue;
+            }
+            let Some(endpoint) = pass.endpoints.get(pod) else {
+                return Err(format!("the control does not manage an endpoint for {pod}"));
+            };
+            if endpoint.audit {
+                return Err(format!(
+                    "drops were seen although the endpoint of {pod} is in audit mode"
+                ));
+            }
+            let enforces = if direction == "ingress" {
+                endpoint.ingress
+            } else {
+                endpoint.egress
+            };
+            if !enforces {
+                return Err(format!(
+                    "the endpoint of {pod} does not enforce {direction} policies"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn same_pods(trial: &Trial, later: &Pass, when: &str) -> Result<(), String> {
+    let first = &trial.enforced.pods;
+    if first.keys().ne(later.pods.keys()) {
+        return Err(format!("there were other pods {when}"));
+    }
+    let changed: Option<(&PodRef, _)> = first
+        .iter()
+        .find(|(pod, fact)| later.pods.get(*pod) != Some(*fact));
+    match changed {
+        None => Ok(()),
+        Some((pod, _)) => Err(format!("pod {pod} was replaced or restarted {when}")),
+    }
+}
