@@ -286,8 +286,8 @@ async fn status(args: &ClusterArgs, interrupt: &Interrupt) -> Result<ExitCode, C
             recipe.application, release.chart
         )?;
         all_well &= status == crate::helm::ReleaseStatus::Deployed;
-        let states = ready::look(&cluster.client, NAMESPACE, &recipe.readiness).await?;
-        for (target, state) in recipe.readiness.iter().zip(states) {
+        let seen = ready::look(&cluster.client, NAMESPACE, &recipe.readiness).await?;
+        for (target, state) in recipe.readiness.iter().zip(seen) {
             writeln!(
                 out,
                 "  {} {}: {state}",

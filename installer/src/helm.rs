@@ -367,8 +367,9 @@ impl Helm {
             output = &mut finished => output.map_err(failed)?,
             () = self.interrupt.raised() => {
                 // Helm marks the release as failed when it is told, and leaves it pending when it is killed.
+                // Not SIGINT: a program that was started in the background may have that ignored.
                 if let Some(process) = process {
-                    let _gone = kill(process, Signal::SIGINT);
+                    let _gone = kill(process, Signal::SIGTERM);
                 }
                 let _killed_when_late = tokio::time::timeout(GRACE, &mut finished).await;
                 return Err(HelmError::Interrupted { command: shown });

@@ -26,18 +26,25 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn report(error: &CliError) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     if let Some(problems) = error.problems() {
-        text.push_str(&format!("{problems}\n"));
+        lines.push(problems.to_string());
     }
-    text.push_str(&format!("error: {error}\n"));
+    lines.push(format!("error: {error}"));
+    let mut said = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(&format!("  caused by: {error}\n"));
+        let text = error.to_string();
+        // Errors of the Kubernetes client say their causes themselves; once is enough.
+        if !said.ends_with(&text) {
+            lines.push(format!("  caused by: {text}"));
+        }
+        said = text;
         cause = error.source();
     }
     if let Some(hint) = error.hint() {
-        text.push_str(&format!("hint: {hint}\n"));
+        lines.push(format!("hint: {hint}"));
     }
-    text
+    lines.push(String::new());
+    lines.join("\n")
 }

@@ -71,7 +71,7 @@ pub fn load(project: &Path, catalogue: &Catalogue) -> Result<Config, LoadError> 
     }
     let (mut config, config_problems) = config::check(&source, values);
     problems.0.splice(0..0, config_problems.0);
-    problems.0.extend(unread_files(project, &source)?);
+    problems.0.extend(unread_files(project)?);
     problems.0.extend(catalogue.refusals(&config));
     if problems.errors() > 0 {
         return Err(LoadError::Invalid { problems });
@@ -91,40 +91,43 @@ fn read_values(folder: &Path, name: &str) -> Result<Option<(Option<Values>, Prob
 }
 
 /// Values that nobody reads are settings that silently do nothing: say so.
-fn unread_files(project: &Path, config: &Arc<Source>) -> Result<Vec<Problem>, LoadError> {
+fn unread_files(project: &Path) -> Result<Vec<Problem>, LoadError> {
     let folder = project.join(FOLDER);
-    let failed = |source| LoadError::Read {
-        path: folder.clone(),
-        source,
-    };
-    let mut unread = Vec::new();
+    let failed = |source| LoadError::Read { path: folder.clone(), source };
     let known = Application::ALL.map(Application::folder);
+    let mut unread = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(failed)? {
-        let name = entry
-            .map_err(failed)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
-        if known.contains(&name.as_str()) || !folder.join(&name).join("values.yaml").is_file() {
-            continue;
+        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+        if !known.contains(&name.as_str()) {
+            let hint = crate::problem::did_you_mean(&name, known)
+                .map(|name| format!("did you mean the folder `{name}`?"));
+            unread.extend(unread_file(&folder, &format!("{name}/values.yaml"), "belongs to no application", hint)?);
         }
-        let message =
-            format!("{FOLDER}/{name}/values.yaml belongs to no application and is not read");
-        let mut problem = Problem::warning(config, 0..0, message);
-        problem.hint = crate::problem::did_you_mean(&name, known)
-            .map(|name| format!("did you mean the folder `{name}`?"));
-        unread.push(problem);
     }
-    if folder.join("cilium/hubble-values.yaml").is_file() {
-        let message =
-            format!("{FOLDER}/cilium/hubble-values.yaml is of the 13.2 format and is not read");
-        unread.push(
-            Problem::warning(config, 0..0, message)
-                .hint("Hubble is part of Cilium's chart now; put its settings under `hubble:` in cilium/values.yaml"),
-        );
-    }
-    unread.sort_by(|a, b| a.message.cmp(&b.message));
+    let hint = "Hubble is part of Cilium's chart now; put its settings under `hubble:` in cilium/values.yaml";
+    unread.extend(unread_file(
+        &folder,
+        "cilium/hubble-values.yaml",
+        "is of the 13.2 format",
+        Some(hint.to_owned()),
+    )?);
+    unread.sort_by(|a, b| a.source.path.cmp(&b.source.path));
     Ok(unread)
+}
+
+fn unread_file(folder: &Path, name: &str, why: &str, hint: Option<String>) -> Result<Option<Problem>, LoadError> {
+    match read(&folder.join(name), PathBuf::from(name)) {
+        Ok(source) => {
+            let first_line = 0..source.line_of(0).len();
+            let mut problem = Problem::warning(&source, first_line, format!("this file {why} and is not read"));
+            problem.hint = hint;
+            Ok(Some(problem))
+        }
+        Err(LoadError::Read { source, .. }) if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn read(path: &Path, shown: PathBuf) -> Result<Arc<Source>, LoadError> {

@@ -21,7 +21,7 @@ use kube::{
 use thiserror::Error;
 
 pub use picture::State;
-use picture::{Crash, Picture};
+use picture::Picture;
 
 use crate::{
     catalogue::{Target, TargetKind},

@@ -41,6 +41,8 @@ pub(crate) fn check(
             }
         }
     }
+    // Found by meaning, shown by place.
+    checker.problems.0.sort_by_key(|problem| problem.span.start);
     (config, checker.problems)
 }
 
@@ -464,16 +466,11 @@ impl Checker<'_> {
         };
         let mut converted = Vec::new();
         for item in items {
-            match convert(&item.kind) {
-                Some(value) => converted.push(value),
-                None => {
-                    let message = format!(
-                        "`{}` is a list of {of_what}; this is {}",
-                        field.key,
-                        item.describe()
-                    );
-                    self.error(item, message);
-                }
+            if let Some(value) = convert(&item.kind) {
+                converted.push(value);
+            } else {
+                let message = format!("`{}` is a list of {of_what}; this is {}", field.key, item.describe());
+                self.error(item, message);
             }
         }
         converted

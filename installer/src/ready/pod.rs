@@ -60,7 +60,7 @@ pub(super) fn explain(pod: &Pod) -> String {
         .unwrap_or("no phase");
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     let node = node.map_or("no node".to_owned(), |node| format!("node {node}"));
-    let mut text = format!("pod {} ({node}, {phase})", pod.name_any());
+    let pod = format!("pod {} ({node}, {phase})", pod.name_any());
     let unscheduled = status
         .and_then(|status| status.conditions.as_deref())
         .unwrap_or_default()
@@ -68,21 +68,22 @@ pub(super) fn explain(pod: &Pod) -> String {
         .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(condition) = unscheduled {
         let reason = condition.reason.as_deref().unwrap_or("not scheduled");
-        text.push_str(&format!(": {reason}"));
-        text.push_str(&message_after_colon(condition.message.as_deref()));
+        format!(
+            "{pod}: {reason}{}",
+            message_after_colon(condition.message.as_deref())
+        )
     } else if let Some((what, container)) = blocking_container(status) {
-        text.push_str(&format!(
-            ": {what} {} {}",
+        format!(
+            "{pod}: {what} {} {}",
             container.name,
             container_state(container)
-        ));
+        )
     } else if let Some(reason) = status.and_then(|status| status.reason.as_deref()) {
-        text.push_str(&format!(": {reason}"));
-        text.push_str(&message_after_colon(
-            status.and_then(|status| status.message.as_deref()),
-        ));
+        let message = status.and_then(|status| status.message.as_deref());
+        format!("{pod}: {reason}{}", message_after_colon(message))
+    } else {
+        pod
     }
-    text
 }
 
 /// The crash that holds a pod back, when there is one.
@@ -150,7 +151,7 @@ fn waiting_reason(container: &ContainerStatus) -> Option<&str> {
 }
 
 fn container_state(container: &ContainerStatus) -> String {
-    let mut text = match &container.state {
+    let text = match &container.state {
         Some(state) if state.waiting.is_some() => {
             let waiting = state.waiting.clone().unwrap_or_default();
             let reason = waiting
@@ -177,11 +178,10 @@ fn container_state(container: &ContainerStatus) -> String {
         _ => "has not started".to_owned(),
     };
     match container.restart_count {
-        0 => {}
-        1 => text.push_str(", 1 restart"),
-        many => text.push_str(&format!(", {many} restarts")),
+        0 => text,
+        1 => format!("{text}, 1 restart"),
+        many => format!("{text}, {many} restarts"),
     }
-    text
 }
 
 fn message_after_colon(message: Option<&str>) -> String {
