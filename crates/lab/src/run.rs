@@ -1,0 +1,218 @@
+//! The one door to other programs: every failure carries the command and the end of its output.
+
+use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::Output;
+
+use duct::Expression;
+
+use crate::error::{Attempt as _, Error, Result};
+
+/// How many lines of a failed program's error output are shown.
+const TAIL_LINES: usize = 20;
+
+/// A program to run and wait for.
+#[derive(Debug, Clone)]
+pub struct Program {
+    words: Vec<OsString>,
+    folder: Option<std::path::PathBuf>,
+    variables: Vec<(OsString, OsString)>,
+    input: Option<Vec<u8>>,
+}
+
+impl Program {
+    /// A program by name or path.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self {
+            words: vec![program.into()],
+            folder: None,
+            variables: Vec::new(),
+            input: None,
+        }
+    }
+
+    /// Like [`Program::new`], but the kernel ends the program when this process dies,
+    /// so that a long build does not go on after a SIGKILL of its parent.
+    pub fn tied(program: impl Into<OsString>) -> Self {
+        Self::new("setpriv")
+            .args(["--pdeathsig", "TERM", "--"])
+            .arg(program)
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.words.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<T: Into<OsString>>(mut self, args: impl IntoIterator<Item = T>) -> Self {
+        self.words.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets the working folder.
+    #[must_use]
+    pub fn dir(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
+    /// Gives the program its standard input.
+    #[must_use]
+    pub fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(input.into());
+        self
+    }
+
+    /// The command line, for people.
+    pub fn line(&self) -> String {
+        let words = match self.words.first() {
+            Some(first) if first == "setpriv" => &self.words[4..],
+            _ => &self.words[..],
+        };
+        words
+            .iter()
+            .map(|word| word.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    fn expression(&self) -> Expression {
+        let mut expression = duct::cmd(&self.words[0], &self.words[1..]);
+        if let Some(folder) = &self.folder {
+            expression = expression.dir(folder);
+        }
+        for (name, value) in &self.variables {
+            expression = expression.env(name, value);
+        }
+        match &self.input {
+            Some(input) => expression.stdin_bytes(input.clone()),
+            None => expression.stdin_null(),
+        }
+    }
+
+    fn attempt(&self) -> String {
+        format!("run `{}`", self.line())
+    }
+
+    /// Runs it and returns its standard output; anything but success is an error.
+    pub fn read(&self) -> Result<String> {
+        let output = self
+            .expression()
+            .stdout_capture()
+            .stderr_capture()
+            .unchecked()
+            .run()
+            .attempt(|| self.attempt())?;
+        self.check(&output)?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs it for its effect alone.
+    pub fn run(&self) -> Result<()> {
+        self.read().map(drop)
+    }
+
+    /// Runs it and hands each line of its merged output to `line` as it comes.
+    pub fn run_with_lines(&self, mut line: impl FnMut(&str)) -> Result<()> {
+        let reader = self
+            .expression()
+            .stderr_to_stdout()
+            .unchecked()
+            .reader()
+            .attempt(|| self.attempt())?;
+        let mut tail = std::collections::VecDeque::new();
+        let mut lines = BufReader::new(&reader);
+        let mut buffer = Vec::new();
+        loop {
+            buffer.clear();
+            let read = lines
+                .read_until(b'\n', &mut buffer)
+                .attempt(|| self.attempt())?;
+            if read == 0 {
+                break;
+            }
+            let text = String::from_utf8_lossy(&buffer);
+            let text = text.trim_end();
+            line(text);
+            if tail.len() == TAIL_LINES {
+                tail.pop_front();
+            }
+            tail.push_back(text.to_owned());
+        }
+        let status = match reader.try_wait().attempt(|| self.attempt())? {
+            Some(output) => output.status,
+            // The reader has seen the end of output, so the program has ended or is about to.
+            None => return Ok(()),
+        };
+        if status.success() {
+            return Ok(());
+        }
+        Err(Error::Command {
+            command: self.line(),
+            status: status.to_string(),
+            tail: tail.into_iter().collect::<Vec<_>>().join("\n"),
+        })
+    }
+
+    fn check(&self, output: &Output) -> Result<()> {
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = if output.stderr.is_empty() {
+            &output.stdout
+        } else {
+            &output.stderr
+        };
+        let text = String::from_utf8_lossy(text);
+        let lines: Vec<&str> = text.lines().collect();
+        Err(Error::Command {
+            command: self.line(),
+            status: output.status.to_string(),
+            tail: lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_the_command_and_shows_the_end_of_its_errors() {
+        let error = Program::new("sh")
+            .args(["-c", "echo wrong thing >&2; exit 3"])
+            .run()
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("exit status: 3"), "{error}");
+        assert!(error.contains("wrong thing"), "{error}");
+    }
+
+    #[test]
+    fn lines_arrive_and_a_failure_after_them_is_seen() {
+        let mut lines = Vec::new();
+        let error = Program::new("sh")
+            .args(["-c", "echo a; echo b >&2; exit 1"])
+            .run_with_lines(|line| lines.push(line.to_owned()))
+            .unwrap_err();
+        assert_eq!(lines, ["a", "b"]);
+        assert!(matches!(error, Error::Command { .. }));
+    }
+
+    #[test]
+    fn the_tie_to_this_process_is_not_shown() {
+        assert_eq!(Program::tied("go").arg("build").line(), "go build");
+    }
+}
