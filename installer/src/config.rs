@@ -2,18 +2,21 @@
 //! an unknown application, a wrong type or two answers to one question.
 
 mod check;
+mod unique;
+mod values;
 
 use std::{collections::BTreeMap, ops::Range, path::PathBuf, sync::Arc};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-pub(crate) use check::{check, check_values};
+pub(crate) use check::check;
+pub use values::Values;
+pub(crate) use values::check_values;
 
 use crate::{
     application::Application,
     problem::{Problem, Problems, Source},
-    yaml::Node,
 };
 
 /// Everything that a project says about its cluster.
@@ -136,13 +139,6 @@ pub enum Waf {
     Blocking,
 }
 
-/// A `values.yaml` with the place of each value.
-#[derive(Clone, Debug)]
-pub struct Values {
-    source: Arc<Source>,
-    tree: Node,
-}
-
 impl Managed {
     /// The values that follow from the documented sub-keys of `config.yaml`.
     pub(crate) fn values_of_settings(&self) -> Value {
@@ -159,22 +155,5 @@ impl Managed {
     /// An error at the `installed` of this application.
     pub(crate) fn refuse(&self, message: String) -> Problem {
         Problem::error(&self.source, self.switch_span.clone(), message)
-    }
-}
-
-impl Values {
-    /// As Helm gets them.
-    pub fn to_json(&self) -> Value {
-        self.tree.to_json()
-    }
-
-    /// The value at a path of keys, with the path and line to show for it.
-    pub(crate) fn find(&self, path: &[impl AsRef<str>]) -> Option<(Value, String)> {
-        let entry = self.tree.at(path)?;
-        let line = self.source.line_number(entry.key_span.start);
-        Some((
-            entry.value.to_json(),
-            format!("{}:{line}", self.source.path.display()),
-        ))
     }
 }

@@ -123,13 +123,8 @@ impl HelmError {
                 "Helm 3 gets no more fixes and lacks flags that are needed; install Helm 4"
                     .to_owned(),
             ),
-            Self::Failed { stderr, .. }
-                if stderr.contains("cannot reuse a name that is still in use") =>
-            {
-                Some(
-                    "run the same command again: the release has changed in the meantime"
-                        .to_owned(),
-                )
+            Self::Failed { stderr, .. } if stderr.contains("cluster unreachable") => {
+                Some("check that the cluster is up and that --kubeconfig and --context name the right one".to_owned())
             }
             Self::Failed { stderr, .. }
                 if stderr.contains("failed to fetch") || stderr.contains("no such host") =>

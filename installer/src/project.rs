@@ -93,15 +93,27 @@ fn read_values(folder: &Path, name: &str) -> Result<Option<(Option<Values>, Prob
 /// Values that nobody reads are settings that silently do nothing: say so.
 fn unread_files(project: &Path) -> Result<Vec<Problem>, LoadError> {
     let folder = project.join(FOLDER);
-    let failed = |source| LoadError::Read { path: folder.clone(), source };
+    let failed = |source| LoadError::Read {
+        path: folder.clone(),
+        source,
+    };
     let known = Application::ALL.map(Application::folder);
     let mut unread = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+        let name = entry
+            .map_err(failed)?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
         if !known.contains(&name.as_str()) {
             let hint = crate::problem::did_you_mean(&name, known)
                 .map(|name| format!("did you mean the folder `{name}`?"));
-            unread.extend(unread_file(&folder, &format!("{name}/values.yaml"), "belongs to no application", hint)?);
+            unread.extend(unread_file(
+                &folder,
+                &format!("{name}/values.yaml"),
+                "belongs to no application",
+                hint,
+            )?);
         }
     }
     let hint = "Hubble is part of Cilium's chart now; put its settings under `hubble:` in cilium/values.yaml";
@@ -115,15 +127,29 @@ fn unread_files(project: &Path) -> Result<Vec<Problem>, LoadError> {
     Ok(unread)
 }
 
-fn unread_file(folder: &Path, name: &str, why: &str, hint: Option<String>) -> Result<Option<Problem>, LoadError> {
+fn unread_file(
+    folder: &Path,
+    name: &str,
+    why: &str,
+    hint: Option<String>,
+) -> Result<Option<Problem>, LoadError> {
     match read(&folder.join(name), PathBuf::from(name)) {
         Ok(source) => {
             let first_line = 0..source.line_of(0).len();
-            let mut problem = Problem::warning(&source, first_line, format!("this file {why} and is not read"));
+            let mut problem = Problem::warning(
+                &source,
+                first_line,
+                format!("this file {why} and is not read"),
+            );
             problem.hint = hint;
             Ok(Some(problem))
         }
-        Err(LoadError::Read { source, .. }) if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+        Err(LoadError::Read { source, .. })
+            if matches!(
+                source.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
             Ok(None)
         }
         Err(error) => Err(error),

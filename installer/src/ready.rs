@@ -20,8 +20,8 @@ use kube::{
 };
 use thiserror::Error;
 
-pub use picture::State;
 use picture::Picture;
+pub use picture::State;
 
 use crate::{
     catalogue::{Target, TargetKind},
@@ -35,7 +35,7 @@ const LOG_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Error)]
 pub enum WaitError {
     /// It took too long.
-    #[error("not ready after {}s; last status: {status}", after.as_secs())]
+    #[error("not ready after {after:?}; last status: {status}")]
     TimedOut {
         /// How long it was waited for.
         after: Duration,

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use super::{
     ChartChoice, ChartOrigin, ClusterType, Config, Managed, Promise, Settings, Switch, Values, Waf,
+    unique::unique,
 };
 use crate::{
     application::Application,
@@ -46,37 +47,6 @@ pub(crate) fn check(
     (config, checker.problems)
 }
 
-/// Checks a `values.yaml`.
-pub(crate) fn check_values(source: &Arc<Source>) -> (Option<Values>, Problems) {
-    let mut checker = Checker {
-        source,
-        problems: Problems::default(),
-    };
-    let tree = match yaml::read(source) {
-        Ok(tree) => tree,
-        Err(problem) => return (None, Problems(vec![*problem])),
-    };
-    match &tree.kind {
-        Kind::Map(_) => {}
-        Kind::Null => return (None, Problems::default()),
-        _ => {
-            let message = format!("values must be a map, not {}", tree.describe());
-            checker
-                .problems
-                .push(Problem::error(source, tree.span.clone(), message));
-            return (None, checker.problems);
-        }
-    }
-    tree.walk(&mut |node| checker.values_node(node));
-    (
-        Some(Values {
-            source: Arc::clone(source),
-            tree,
-        }),
-        checker.problems,
-    )
-}
-
 struct Checker<'a> {
     source: &'a Arc<Source>,
     problems: Problems,
@@ -116,30 +86,7 @@ impl Checker<'_> {
 
     /// The entries without those whose key came before, each of which is reported.
     fn unique<'n>(&mut self, entries: &'n [Entry]) -> Vec<&'n Entry> {
-        let mut kept: Vec<&Entry> = Vec::new();
-        for entry in entries {
-            let key = entry.key.as_str();
-            let same = |other: &&&Entry| {
-                other.key == key
-                    || Application::from_documented_capital(key)
-                        .or_else(|| Application::from_documented_capital(&other.key))
-                        .is_some_and(|_| other.key.eq_ignore_ascii_case(key))
-            };
-            match kept.iter().find(same) {
-                None => kept.push(entry),
-                Some(first) => {
-                    let problem = Problem::error(
-                        self.source,
-                        entry.key_span.clone(),
-                        format!("`{key}` is given twice"),
-                    )
-                    .label("given again here")
-                    .related(first.key_span.clone(), "first given here");
-                    self.report(problem);
-                }
-            }
-        }
-        kept
+        unique(self.source, entries, &mut self.problems)
     }
 
     fn application_of(&mut self, entry: &Entry) -> Option<Application> {
@@ -469,37 +416,54 @@ impl Checker<'_> {
             if let Some(value) = convert(&item.kind) {
                 converted.push(value);
             } else {
-                let message = format!("`{}` is a list of {of_what}; this is {}", field.key, item.describe());
+                let message = format!(
+                    "`{}` is a list of {of_what}; this is {}",
+                    field.key,
+                    item.describe()
+                );
                 self.error(item, message);
             }
         }
         converted
     }
+}
 
-    /// What Helm would take differently from what was meant.
-    fn values_node(&mut self, node: &Node) {
-        if let Some(entries) = node.entries() {
-            self.unique(entries);
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DOCUMENTED: &str =
+        include_str!("../../../fixtures/projects/documented/.gitlab/managed-apps/config.yaml");
+
+    /// Reads a text as both kinds of file and shows every problem, all of which must work on anything.
+    fn survive(text: &str) {
+        let source = Arc::new(Source::new("config.yaml", text));
+        let (_, mut problems) = check(&source, BTreeMap::new());
+        problems.0.extend(super::super::check_values(&source).1.0);
+        for problem in &problems.0 {
+            problem.place();
+            problem.render();
         }
-        let Kind::Number(number) = &node.kind else {
-            return;
-        };
-        let written = &self.source.text[node.span.clone()];
-        let digits = written.trim_start_matches(['-', '+']);
-        if digits.len() > 1
-            && digits.starts_with('0')
-            && digits[1..].starts_with(|c: char| c.is_ascii_digit())
-        {
-            let problem = Problem::warning(
-                self.source,
-                node.span.clone(),
-                format!("`{written}` is read as the number {number}"),
-            )
-            .hint(format!(
-                "for the text write \"{written}\"; for an octal number write 0o{}",
-                &digits[1..]
-            ));
-            self.report(problem);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC*") {
+            survive(&text);
+        }
+
+        #[test]
+        fn no_yaml_like_text_makes_it_panic(text in "([ \\t]{0,4}[-a-zäé\u{1F600}&*!|>'\"0-9<]{0,8}[:,{}\\[\\]#%@]{0,2} ?[\\r\\n]{0,2}){0,12}") {
+            survive(&text);
+        }
+
+        #[test]
+        fn no_damage_to_a_good_file_makes_it_panic(at in 0..DOCUMENTED.len(), put in "\\PC{0,6}|[\\t\\n:\\[{]", drop in 0_usize..20) {
+            let damaged: String =
+                DOCUMENTED.chars().take(at).chain(put.chars()).chain(DOCUMENTED.chars().skip(at + drop)).collect();
+            survive(&damaged);
         }
     }
 }

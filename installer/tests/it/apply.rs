@@ -17,10 +17,15 @@ use serde_json::{Value, json};
 
 use crate::{fake_cluster::FakeCluster, fake_helm::FakeHelm, fixture};
 
-const OPTIONS: Options = Options { removal: Removal::Refused, timeout: Duration::from_secs(30) };
+const OPTIONS: Options = Options {
+    removal: Removal::Refused,
+    timeout: Duration::from_secs(30),
+};
 
 async fn plan_with(helm: &Helm, project: &str) -> Plan {
-    let catalogue = Catalogue::embedded().map_err(|problems| problems.to_string()).expect("the catalogue reads");
+    let catalogue = Catalogue::embedded()
+        .map_err(|problems| problems.to_string())
+        .expect("the catalogue reads");
     let config = project::load(&fixture(project), &catalogue).expect("valid");
     let chart = Chart {
         name: "cilium".to_owned(),
@@ -28,7 +33,12 @@ async fn plan_with(helm: &Helm, project: &str) -> Plan {
         source: ChartSource::Repo("https://charts.example.com".to_owned()),
     };
     let observed = observe(helm, &catalogue).await.expect("observed");
-    plan::plan(&config, &catalogue, &BTreeMap::from([(Application::Cilium, chart)]), &observed)
+    plan::plan(
+        &config,
+        &catalogue,
+        &BTreeMap::from([(Application::Cilium, chart)]),
+        &observed,
+    )
 }
 
 fn healthy() -> FakeCluster {
@@ -38,13 +48,26 @@ fn healthy() -> FakeCluster {
     cluster
 }
 
-async fn apply(fake: &FakeHelm, cluster: &FakeCluster, project: &str, options: Options) -> (String, Result<(), ApplyError>) {
+async fn apply(
+    fake: &FakeHelm,
+    cluster: &FakeCluster,
+    project: &str,
+    options: Options,
+) -> (String, Result<(), ApplyError>) {
     let helm = fake.start().await.expect("starts");
     let plan = plan_with(&helm, project).await;
     let mut lines = Vec::new();
     let mut report = |line: &str| lines.push(line.to_owned());
     let interrupt = Interrupt::new().1;
-    let result = apply::apply(&plan, &helm, &cluster.client(), options, &interrupt, &mut report).await;
+    let result = apply::apply(
+        &plan,
+        &helm,
+        &cluster.client(),
+        options,
+        &interrupt,
+        &mut report,
+    )
+    .await;
     (lines.join("\n"), result)
 }
 
@@ -83,16 +106,27 @@ async fn values_reach_helm_through_its_standard_input_alone() {
     assert!(!calls.contains("correct-horse"), "{calls}");
     for entry in std::fs::read_dir(fake.folder()).expect("the folder") {
         let name = entry.expect("an entry").file_name();
-        assert!(["helm", "calls", "stdin"].iter().any(|known| name == *known), "left behind: {}", name.display());
+        assert!(
+            ["helm", "calls", "stdin"]
+                .iter()
+                .any(|known| name == *known),
+            "left behind: {}",
+            name.display()
+        );
     }
 }
 
 #[tokio::test]
 async fn an_unchanged_release_costs_no_write() {
     let first = FakeHelm::new();
-    apply(&first, &healthy(), "cilium", OPTIONS).await.1.expect("applied");
+    apply(&first, &healthy(), "cilium", OPTIONS)
+        .await
+        .1
+        .expect("applied");
     let list = r#"[{"name":"cilium","namespace":"gitlab-managed-apps","revision":"1","updated":"x","status":"deployed","chart":"cilium-1.19.7","app_version":"1.19.7"}]"#;
-    let second = FakeHelm::new().with("list.json", list).with("values.json", &first.file("stdin"));
+    let second = FakeHelm::new()
+        .with("list.json", list)
+        .with("values.json", &first.file("stdin"));
     let (lines, result) = apply(&second, &healthy(), "cilium", OPTIONS).await;
     result.expect("applied");
     insta::assert_snapshot!("apply-keep", lines);
@@ -105,18 +139,31 @@ async fn removal_is_refused_unless_it_is_allowed() {
     let list = r#"[{"name":"cilium","revision":"1","status":"deployed","chart":"cilium-1.19.7"}]"#;
     let fake = FakeHelm::new().with("list.json", list);
     let (_, result) = apply(&fake, &healthy(), "removal", OPTIONS).await;
-    assert_eq!(result.expect_err("refused").to_string(), "the plan removes cilium, and nothing was done");
+    assert_eq!(
+        result.expect_err("refused").to_string(),
+        "the plan removes cilium, and nothing was done"
+    );
     assert!(!fake.file("calls").contains("uninstall"));
-    let allowed = Options { removal: Removal::Allowed, ..OPTIONS };
-    apply(&fake, &healthy(), "removal", allowed).await.1.expect("removed");
+    let allowed = Options {
+        removal: Removal::Allowed,
+        ..OPTIONS
+    };
+    apply(&fake, &healthy(), "removal", allowed)
+        .await
+        .1
+        .expect("removed");
     assert!(fake.file("calls").contains("uninstall cilium"));
 }
 
 #[tokio::test]
 async fn what_a_killed_run_left_is_recovered_first() {
-    let list = r#"[{"name":"cilium","revision":"2","status":"pending-upgrade","chart":"cilium-1.19.7"}]"#;
-    let history = r#"[{"revision":1,"status":"deployed"},{"revision":2,"status":"pending-upgrade"}]"#;
-    let fake = FakeHelm::new().with("list.json", list).with("history.json", history);
+    let list =
+        r#"[{"name":"cilium","revision":"2","status":"pending-upgrade","chart":"cilium-1.19.7"}]"#;
+    let history =
+        r#"[{"revision":1,"status":"deployed"},{"revision":2,"status":"pending-upgrade"}]"#;
+    let fake = FakeHelm::new()
+        .with("list.json", list)
+        .with("history.json", history);
     let (lines, result) = apply(&fake, &healthy(), "cilium", OPTIONS).await;
     result.expect("applied");
     insta::assert_snapshot!("apply-recover", lines);
@@ -125,12 +172,22 @@ async fn what_a_killed_run_left_is_recovered_first() {
 
 #[tokio::test]
 async fn what_helm_says_is_in_the_error() {
-    let fake = FakeHelm::new().with("upgrade.err", "Error: values don't meet the specifications of the schema\n");
+    let fake = FakeHelm::new().with(
+        "upgrade.err",
+        "Error: values don't meet the specifications of the schema\n",
+    );
     let (_, result) = apply(&fake, &healthy(), "cilium", OPTIONS).await;
-    let Err(ApplyError::Helm { source: HelmError::Failed { stderr, .. }, .. }) = result else {
+    let Err(ApplyError::Helm {
+        source: HelmError::Failed { stderr, .. },
+        ..
+    }) = result
+    else {
         panic!("helm must have failed, and it was {result:?}")
     };
-    assert_eq!(stderr, "Error: values don't meet the specifications of the schema");
+    assert_eq!(
+        stderr,
+        "Error: values don't meet the specifications of the schema"
+    );
 }
 
 #[tokio::test]
@@ -140,7 +197,10 @@ async fn an_interrupt_lets_helm_finish_its_books_and_says_what_is_left() {
     let helm = fake.start_with(interrupt.clone()).await.expect("starts");
     let plan = plan_with(&helm, "cilium").await;
     // What Helm's list will say once it has been stopped.
-    let fake = fake.with("list.json", r#"[{"name":"cilium","revision":"1","status":"failed","chart":"cilium-1.19.7"}]"#);
+    let fake = fake.with(
+        "list.json",
+        r#"[{"name":"cilium","revision":"1","status":"failed","chart":"cilium-1.19.7"}]"#,
+    );
     let raise = async {
         while !fake.folder().join("hanging").exists() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -149,18 +209,27 @@ async fn an_interrupt_lets_helm_finish_its_books_and_says_what_is_left() {
     };
     let client = healthy().client();
     let mut report = |_: &str| {};
-    let (result, ()) =
-        futures::join!(apply::apply(&plan, &helm, &client, OPTIONS, &interrupt, &mut report), raise);
+    let (result, ()) = futures::join!(
+        apply::apply(&plan, &helm, &client, OPTIONS, &interrupt, &mut report),
+        raise
+    );
     assert_eq!(
         result.expect_err("interrupted").to_string(),
         "interrupted: the release cilium is failed (revision 1)"
     );
-    assert!(fake.file("calls").contains("told to stop"), "Helm must not simply be killed");
+    assert!(
+        fake.file("calls").contains("told to stop"),
+        "Helm must not simply be killed"
+    );
 }
 
 #[tokio::test]
 async fn helm_3_is_refused_with_a_hint() {
-    let error = FakeHelm::new().with("version", "v3.17.3").start().await.expect_err("too old");
+    let error = FakeHelm::new()
+        .with("version", "v3.17.3")
+        .start()
+        .await
+        .expect_err("too old");
     assert_eq!(error.to_string(), "helm 3.17.3 is too old");
     assert!(error.hint().is_some_and(|hint| hint.contains("Helm 4")));
 }

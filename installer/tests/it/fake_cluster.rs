@@ -36,7 +36,10 @@ const CORE: &str = "/api/v1/namespaces/gitlab-managed-apps";
 
 impl FakeCluster {
     pub(crate) fn new() -> Self {
-        Self { state: Arc::default(), changed: Arc::new(watch::Sender::new(())) }
+        Self {
+            state: Arc::default(),
+            changed: Arc::new(watch::Sender::new(())),
+        }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -47,10 +50,17 @@ impl FakeCluster {
 
     /// Creates or changes an object in the list at `path`.
     pub(crate) fn put(&self, path: &str, object: Value) {
-        let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
+        let name = object["metadata"]["name"]
+            .as_str()
+            .expect("a name")
+            .to_owned();
         let mut state = self.state.lock().expect("not poisoned");
         let (objects, changes) = state.lists.entry(path.to_owned()).or_default();
-        let kind = if objects.contains_key(&name) { "MODIFIED" } else { "ADDED" };
+        let kind = if objects.contains_key(&name) {
+            "MODIFIED"
+        } else {
+            "ADDED"
+        };
         let mut object = object;
         object["metadata"]["resourceVersion"] = json!((changes.len() + 1).to_string());
         changes.push(json!({"type": kind, "object": object}));
@@ -92,7 +102,7 @@ impl FakeCluster {
     }
 
     /// A pod of `app` with this status.
-    pub(crate) fn pod(&self, name: &str, app: &str, status: Value) {
+    pub(crate) fn pod(&self, name: &str, app: &str, status: &Value) {
         let object = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "namespace": "gitlab-managed-apps", "labels": {"app": app}},
@@ -115,7 +125,9 @@ impl FakeCluster {
 
     pub(crate) fn log(&self, pod: &str, text: &str) {
         let mut state = self.state.lock().expect("not poisoned");
-        state.logs.insert(format!("{CORE}/pods/{pod}/log"), text.to_owned());
+        state
+            .logs
+            .insert(format!("{CORE}/pods/{pod}/log"), text.to_owned());
     }
 
     /// Refuses the list at the end of whose path this is.
@@ -129,17 +141,30 @@ impl FakeCluster {
         if let Some(log) = state.logs.get(path) {
             return log.clone().into_response();
         }
-        if state.forbidden.as_ref().is_some_and(|list| path.ends_with(list.as_str())) {
+        if state
+            .forbidden
+            .as_ref()
+            .is_some_and(|list| path.ends_with(list.as_str()))
+        {
             return status(StatusCode::FORBIDDEN, "user \"ci\" cannot list this");
         }
-        let query: BTreeMap<_, _> =
-            uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let query: BTreeMap<_, _> = uri
+            .query()
+            .unwrap_or_default()
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .collect();
         if query.get("watch") == Some(&"true") {
-            let from = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+            let from = query
+                .get("resourceVersion")
+                .and_then(|version| version.parse().ok())
+                .unwrap_or(0);
             return self.watch(path.to_owned(), from);
         }
         let (items, version) = match state.lists.get(path) {
-            Some((objects, changes)) => (objects.values().cloned().collect::<Vec<_>>(), changes.len()),
+            Some((objects, changes)) => {
+                (objects.values().cloned().collect::<Vec<_>>(), changes.len())
+            }
             None if path.contains("/pods/") => return status(StatusCode::NOT_FOUND, "no such pod"),
             None => (Vec::new(), 0),
         };
@@ -152,14 +177,18 @@ impl FakeCluster {
     fn watch(&self, path: String, from: usize) -> Response {
         let cluster = self.clone();
         let changed = self.changed.subscribe();
-        let changes = stream::unfold((from, changed), move |(next, mut changed)| {
+        let lines = stream::unfold((from, changed), move |(next, mut changed)| {
             let (cluster, path) = (cluster.clone(), path.clone());
             async move {
                 loop {
                     changed.borrow_and_update();
                     let change = {
                         let state = cluster.state.lock().expect("not poisoned");
-                        state.lists.get(&path).and_then(|(_, changes)| changes.get(next)).cloned()
+                        state
+                            .lists
+                            .get(&path)
+                            .and_then(|(_, changes)| changes.get(next))
+                            .cloned()
                     };
                     if let Some(change) = change {
                         let line = format!("{change}\n");
@@ -169,7 +198,7 @@ impl FakeCluster {
                 }
             }
         });
-        Body::from_stream(changes).into_response()
+        Body::from_stream(lines).into_response()
     }
 }
 

@@ -12,5 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// The folder of a fixture project.
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/projects").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fixtures/projects")
+        .join(name)
 }

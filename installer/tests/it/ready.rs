@@ -13,8 +13,14 @@ use crate::fake_cluster::FakeCluster;
 
 fn targets() -> Vec<Target> {
     vec![
-        Target { kind: TargetKind::DaemonSet, name: "cilium".to_owned() },
-        Target { kind: TargetKind::Deployment, name: "cilium-operator".to_owned() },
+        Target {
+            kind: TargetKind::DaemonSet,
+            name: "cilium".to_owned(),
+        },
+        Target {
+            kind: TargetKind::Deployment,
+            name: "cilium-operator".to_owned(),
+        },
     ]
 }
 
@@ -30,8 +36,15 @@ async fn wait(
         at_line(line);
     };
     let interrupt = Interrupt::new().1;
-    let result =
-        ready::wait(&cluster.client(), "gitlab-managed-apps", &targets(), timeout, &interrupt, &mut report).await;
+    let result = ready::wait(
+        &cluster.client(),
+        "gitlab-managed-apps",
+        &targets(),
+        timeout,
+        &interrupt,
+        &mut report,
+    )
+    .await;
     (lines, result)
 }
 
@@ -66,7 +79,10 @@ async fn objects_may_appear_later() {
     })
     .await;
     result.expect("ready");
-    assert_eq!(lines.first().map(String::as_str), Some("daemonset cilium: not there yet"));
+    assert_eq!(
+        lines.first().map(String::as_str),
+        Some("daemonset cilium: not there yet")
+    );
 }
 
 #[tokio::test]
@@ -78,15 +94,23 @@ async fn a_time_out_carries_the_crash_its_warning_and_its_last_words() {
     cluster.pod(
         "cilium-x7k2p",
         "cilium",
-        json!({
+        &json!({
             "phase": "Running",
             "containerStatuses": [
                 {"name": "cilium-agent", "image": "i", "imageID": "", "ready": false, "restartCount": 3, "state": waiting},
             ],
         }),
     );
-    cluster.warning("Pod", "cilium-x7k2p", "BackOff", "Back-off restarting failed container");
-    cluster.log("cilium-x7k2p", "level=info msg=starting\nlevel=fatal msg=\"no such device\"\n");
+    cluster.warning(
+        "Pod",
+        "cilium-x7k2p",
+        "BackOff",
+        "Back-off restarting failed container",
+    );
+    cluster.log(
+        "cilium-x7k2p",
+        "level=info msg=starting\nlevel=fatal msg=\"no such device\"\n",
+    );
     let (_, result) = wait(&cluster, SHORT, |_| {}).await;
     insta::assert_snapshot!(result.expect_err("it never gets ready"));
 }
@@ -101,7 +125,7 @@ async fn init_containers_and_scheduling_are_named_as_the_cause() {
     cluster.pod(
         "cilium-x7k2p",
         "cilium",
-        json!({
+        &json!({
             "phase": "Pending",
             "initContainerStatuses": [
                 {"name": "config", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": done},
@@ -116,7 +140,7 @@ async fn init_containers_and_scheduling_are_named_as_the_cause() {
     cluster.pod(
         "cilium-operator-5d9",
         "cilium-operator",
-        json!({
+        &json!({
             "phase": "Pending",
             "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
                             "message": "0/1 nodes are available: 1 node(s) didn't have free ports."}],
@@ -131,7 +155,12 @@ async fn what_keeps_pods_from_being_made_is_named() {
     let cluster = FakeCluster::new();
     cluster.daemon_set("cilium", 1, 1);
     cluster.deployment("cilium-operator", 0);
-    cluster.warning("ReplicaSet", "cilium-operator-5d9", "FailedCreate", "pods is forbidden: exceeded quota");
+    cluster.warning(
+        "ReplicaSet",
+        "cilium-operator-5d9",
+        "FailedCreate",
+        "pods is forbidden: exceeded quota",
+    );
     let (lines, _) = wait(&cluster, SHORT, |_| {}).await;
     let expected = "deployment cilium-operator: 0 of 1 pods available; warning FailedCreate: pods is forbidden: exceeded quota";
     assert_eq!(lines.last().map(String::as_str), Some(expected));
@@ -169,8 +198,15 @@ async fn an_interrupt_ends_it_with_the_last_status() {
             raiser.raise();
         }
     };
-    let result =
-        ready::wait(&cluster.client(), "gitlab-managed-apps", &targets(), LONG, &interrupt, &mut report).await;
+    let result = ready::wait(
+        &cluster.client(),
+        "gitlab-managed-apps",
+        &targets(),
+        LONG,
+        &interrupt,
+        &mut report,
+    )
+    .await;
     assert_eq!(
         result.expect_err("interrupted").to_string(),
         "the wait was interrupted; last status: daemonset cilium: 0 of 1 pods ready"
@@ -181,7 +217,9 @@ async fn an_interrupt_ends_it_with_the_last_status() {
 async fn a_look_says_the_same_without_waiting() {
     let cluster = FakeCluster::new();
     cluster.daemon_set("cilium", 0, 2);
-    let states = ready::look(&cluster.client(), "gitlab-managed-apps", &targets()).await.expect("answered");
+    let states = ready::look(&cluster.client(), "gitlab-managed-apps", &targets())
+        .await
+        .expect("answered");
     let states: Vec<_> = states.iter().map(ToString::to_string).collect();
     assert_eq!(states, ["0 of 2 pods ready", "not there yet"]);
 }
