@@ -7,7 +7,7 @@ use probe::Outcome;
 
 use crate::evidence::{FiveTuple, FlowEvent};
 use crate::table::{Cell, CellId};
-use crate::trial::{Observation, Pass, Trial};
+use crate::trial::{Observation, Pass};
 
 /// How a forbidden attempt ended.
 pub(super) enum Fate<'a> {
@@ -31,7 +31,7 @@ pub(super) struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    pub(super) fn new(trial: &'a Trial, pass: &'a Pass) -> Index<'a> {
+    pub(super) fn new(cells: &[Cell], pass: &'a Pass) -> Index<'a> {
         let observations: HashMap<&CellId, &Observation> = pass
             .observations
             .iter()
@@ -48,7 +48,7 @@ impl<'a> Index<'a> {
             claims: HashMap::new(),
         };
         let mut claims = HashMap::new();
-        for cell in &trial.cells {
+        for cell in cells {
             for tuple in index.tuples(cell) {
                 *claims.entry(tuple).or_default() += 1;
             }

@@ -55,6 +55,15 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// Whether the policies are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policies {
+    /// Applied.
+    InForce,
+    /// Taken away.
+    Lifted,
+}
+
 /// A verdict with its reason and its evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Judgement {
@@ -72,7 +81,7 @@ pub fn judge(trial: &Trial) -> Judgement {
         Ok(cause) => (Verdict::Enforcing, cause),
         Err((verdict, cause)) => (verdict, cause),
     };
-    let index = Index::new(trial, &trial.enforced);
+    let index = Index::new(&trial.cells, &trial.enforced);
     let denied = trial
         .cells
         .iter()
@@ -91,43 +100,58 @@ pub fn judge(trial: &Trial) -> Judgement {
     }
 }
 
+/// Whether the first pass leaves only the mutation to be decided.
+pub fn first_pass_holds(trial: &Trial) -> bool {
+    first_pass(trial, &denied(trial)).is_ok()
+}
+
+/// The cells of a pass that are worth another attempt: neither as expected nor against it.
+pub fn inconclusive(cells: &[Cell], pass: &Pass, policies: Policies) -> Vec<CellId> {
+    let index = Index::new(cells, pass);
+    let open = cells.iter().filter(|cell| match (policies, cell.expected) {
+        (Policies::InForce, Expected::Denied) => {
+            matches!(index.fate(cell), Fate::Inconclusive(_))
+        }
+        _ => observed(pass, cell).is_err() || answered(pass, cell).is_err(),
+    });
+    open.map(|cell| cell.id.clone()).collect()
+}
+
+/// How many cells are not yet as they will stay: not answered where they should be, or through without a report.
+pub fn unsettled(cells: &[Cell], pass: &Pass, policies: Policies) -> usize {
+    let index = Index::new(cells, pass);
+    let unreported = cells.iter().filter(|cell| {
+        policies == Policies::InForce
+            && cell.expected == Expected::Denied
+            && matches!(index.fate(cell), Fate::Unreported)
+    });
+    unreported.count() + inconclusive(cells, pass, policies).len()
+}
+
+fn denied(trial: &Trial) -> Vec<&Cell> {
+    let cells = trial.cells.iter();
+    cells
+        .filter(|cell| cell.expected == Expected::Denied)
+        .collect()
+}
+
 /// `Ok` is ENFORCING; everything else leaves early.
 fn decide(trial: &Trial) -> Result<String, (Verdict, String)> {
-    let denied: Vec<&Cell> = trial
-        .cells
-        .iter()
-        .filter(|cell| cell.expected == Expected::Denied)
-        .collect();
-    channels(trial).map_err(unknown)?;
-    if denied.is_empty() {
-        return Err(unknown(
-            "the policies forbid nothing between the probed pods, so nothing was tested",
-        ));
-    }
-    complete(trial, &trial.enforced, "with the policies").map_err(unknown)?;
-    leaks(trial, &trial.enforced, &denied, "with the policies")?;
-    controls_exist(trial, &denied).map_err(unknown)?;
-    allowed_answered(trial, &trial.enforced, Policies::InForce).map_err(unknown)?;
-    all_stopped(trial, &trial.enforced, &denied, "with the policies").map_err(unknown)?;
-    endpoints_enforce(&trial.enforced, &denied).map_err(unknown)?;
+    let denied = denied(trial);
+    first_pass(trial, &denied)?;
 
     let lifted = trial.lifted.as_ref().ok_or_else(|| {
         unknown("the policies were never taken away, so nothing shows that they did it")
     })?;
     same_pods(trial, lifted, "while the policies were taken away").map_err(unknown)?;
     complete(trial, lifted, "without the policies").map_err(unknown)?;
-    allowed_answered(trial, lifted, Policies::Lifted).map_err(unknown)?;
+    all_answered(trial, lifted, Policies::Lifted).map_err(unknown)?;
 
     let restored = trial.restored.as_ref().ok_or_else(|| {
         unknown("the policies were never put back, so nothing shows that they work twice")
     })?;
-    let when = "after the policies were put back";
-    complete(trial, restored, when).map_err(unknown)?;
-    leaks(trial, restored, &denied, when)?;
     same_pods(trial, restored, "while the policies were put back").map_err(unknown)?;
-    allowed_answered(trial, restored, Policies::InForce).map_err(unknown)?;
-    all_stopped(trial, restored, &denied, when).map_err(unknown)?;
-    endpoints_enforce(restored, &denied).map_err(unknown)?;
+    in_force(trial, restored, &denied, "after the policies were put back")?;
 
     Ok(format!(
         "{} forbidden attempts were stopped, each with its own drop event, {} allowed ones were answered, and the \
@@ -135,6 +159,31 @@ fn decide(trial: &Trial) -> Result<String, (Verdict, String)> {
         denied.len(),
         trial.cells.len() - denied.len(),
     ))
+}
+
+fn first_pass(trial: &Trial, denied: &[&Cell]) -> Result<(), (Verdict, String)> {
+    channels(trial).map_err(unknown)?;
+    if denied.is_empty() {
+        return Err(unknown(
+            "the policies forbid nothing between the probed pods, so nothing was tested",
+        ));
+    }
+    in_force(trial, &trial.enforced, denied, "with the policies")
+}
+
+/// All that must hold of a pass with the policies in force.
+fn in_force(
+    trial: &Trial,
+    pass: &Pass,
+    denied: &[&Cell],
+    when: &str,
+) -> Result<(), (Verdict, String)> {
+    complete(trial, pass, when).map_err(unknown)?;
+    leaks(trial, pass, denied, when)?;
+    controls_exist(trial, denied).map_err(unknown)?;
+    all_answered(trial, pass, Policies::InForce).map_err(unknown)?;
+    all_stopped(trial, pass, denied, when).map_err(unknown)?;
+    endpoints_enforce(pass, denied).map_err(unknown)
 }
 
 fn unknown(cause: impl Into<String>) -> (Verdict, String) {
@@ -220,7 +269,7 @@ fn leaks(
     denied: &[&Cell],
     when: &str,
 ) -> Result<(), (Verdict, String)> {
-    let index = Index::new(trial, pass);
+    let index = Index::new(&trial.cells, pass);
     let fates: Vec<(&Cell, Fate<'_>)> = denied
         .iter()
         .map(|cell| (*cell, index.fate(cell)))
@@ -285,56 +334,43 @@ fn controls_exist(trial: &Trial, denied: &[&Cell]) -> Result<(), String> {
     Ok(())
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Policies {
-    InForce,
-    Lifted,
-}
-
 /// With the policies, every allowed cell; without them, every cell.
-fn allowed_answered(trial: &Trial, pass: &Pass, policies: Policies) -> Result<(), String> {
+fn all_answered(trial: &Trial, pass: &Pass, policies: Policies) -> Result<(), String> {
     for cell in &trial.cells {
-        let denied = cell.expected == Expected::Denied;
-        if denied && policies == Policies::InForce {
-            continue;
-        }
-        let what = match (policies, denied) {
-            (Policies::Lifted, true) => "the mutation did not turn: without the policies,",
-            (Policies::Lifted, false) => "without the policies,",
-            (Policies::InForce, _) => "the positive control failed: with the policies, the allowed",
+        let what = match (policies, cell.expected) {
+            (Policies::InForce, Expected::Denied) => continue,
+            (Policies::InForce, Expected::Allowed) => {
+                "the positive control failed: with the policies, the allowed"
+            }
+            (Policies::Lifted, Expected::Denied) => {
+                "the mutation did not turn: without the policies,"
+            }
+            (Policies::Lifted, Expected::Allowed) => "without the policies,",
         };
-        let observation = observed(pass, cell)?;
-        match &observation.outcome {
-            Outcome::Answered { by } if *by == cell.to.to_string() => {}
-            Outcome::Answered { by } => {
-                return Err(format!(
-                    "{what} {} was answered by {by}, which is another pod",
-                    cell.id
-                ));
-            }
-            other => return Err(format!("{what} {} was not answered: {other}", cell.id)),
-        }
-        match observation.received {
-            Some(true) => {}
-            Some(false) => {
-                return Err(format!(
-                    "{what} {} was answered, but its destination says it got nothing",
-                    cell.id
-                ));
-            }
-            None => {
-                return Err(format!(
-                    "{what} {} was answered, but its destination could not be asked",
-                    cell.id
-                ));
-            }
-        }
+        answered(pass, cell).map_err(|cause| format!("{what} {} {cause}", cell.id))?;
     }
     Ok(())
 }
 
+/// By the right pod, with the right nonce, and the destination says so too.
+fn answered(pass: &Pass, cell: &Cell) -> Result<(), String> {
+    let observation = pass.observation(&cell.id).ok_or("was not tried")?;
+    match &observation.outcome {
+        Outcome::Answered { by } if *by == cell.to.to_string() => {}
+        Outcome::Answered { by } => {
+            return Err(format!("was answered by {by}, which is another pod"));
+        }
+        other => return Err(format!("was not answered: {other}")),
+    }
+    match observation.received {
+        Some(true) => Ok(()),
+        Some(false) => Err("was answered, but its destination says that it got nothing".to_owned()),
+        None => Err("was answered, but its destination could not be asked".to_owned()),
+    }
+}
+
 fn all_stopped(trial: &Trial, pass: &Pass, denied: &[&Cell], when: &str) -> Result<(), String> {
-    let index = Index::new(trial, pass);
+    let index = Index::new(&trial.cells, pass);
     let undecided: Vec<(&Cell, String)> = denied
         .iter()
         .filter_map(|cell| match index.fate(cell) {

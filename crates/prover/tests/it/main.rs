@@ -1,0 +1,5 @@
+//! The pure core of the prover, from outside.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic too")]
+
+mod manifests;
