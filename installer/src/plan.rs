@@ -247,25 +247,19 @@ fn recovery(release: &Release, observed: &Observed) -> Option<Recovery> {
         .history
         .get(&release.name)
         .map_or(&[][..], Vec::as_slice);
-    let deployed = |revision: &&Revision| {
-        matches!(
-            revision.status,
-            ReleaseStatus::Deployed | ReleaseStatus::Superseded
-        )
-    };
-    Some(
-        match history
+    let last = |status| {
+        history
             .iter()
-            .filter(deployed)
-            .max_by_key(|revision| revision.revision)
-        {
-            Some(last) => Recovery::Rollback {
-                revision: last.revision,
-                found,
-            },
-            None => Recovery::Uninstall { found },
-        },
-    )
+            .filter(|revision| revision.status == status)
+            .map(|revision| revision.revision)
+            .max()
+    };
+    // A superseded revision may have failed in its time, so that it is only the second choice.
+    let good = last(ReleaseStatus::Deployed).or_else(|| last(ReleaseStatus::Superseded));
+    Some(match good {
+        Some(revision) => Recovery::Rollback { revision, found },
+        None => Recovery::Uninstall { found },
+    })
 }
 
 fn compare(release: &Release, chart: &Chart, wanted: &Value, present: Option<&Value>) -> Action {
