@@ -174,6 +174,42 @@ fn an_upgrade_that_was_cut_off_is_rolled_back_to_the_last_good_revision() {
 }
 
 #[test]
+fn a_superseded_revision_is_only_the_second_choice() {
+    let recovery = |history: &[(u64, ReleaseStatus)]| {
+        let mut observed = observed(ReleaseStatus::PendingUpgrade, Value::Null);
+        let history = history
+            .iter()
+            .map(|&(revision, status)| Revision { revision, status });
+        observed
+            .history
+            .insert("cilium".to_owned(), history.collect());
+        plan_for("cilium", chart("1.19.7"), &observed).steps[0]
+            .recovery
+            .clone()
+    };
+    let back_to = |revision| {
+        Some(Recovery::Rollback {
+            revision,
+            found: ReleaseStatus::PendingUpgrade,
+        })
+    };
+    let pending = (3, ReleaseStatus::PendingUpgrade);
+    // Helm also calls a revision superseded that had failed.
+    assert_eq!(
+        recovery(&[
+            (1, ReleaseStatus::Deployed),
+            (2, ReleaseStatus::Superseded),
+            pending
+        ]),
+        back_to(1)
+    );
+    assert_eq!(
+        recovery(&[(1, ReleaseStatus::Superseded), pending]),
+        back_to(1)
+    );
+}
+
+#[test]
 fn removal_is_only_ever_for_what_the_file_switches_off() {
     let there = observed(ReleaseStatus::Deployed, Value::Null);
     let removal = plan_for("removal", chart("1.19.7"), &there);
