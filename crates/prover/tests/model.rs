@@ -68,7 +68,10 @@ fn workload() -> World {
     world
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the harness gives the text away")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the harness gives the text away"
+)]
 fn check(path: &Path, text: String) -> datatest_stable::Result<()> {
     let (head, policies) = text
         .split_once("\n---\n")

@@ -24,6 +24,7 @@ const MONITOR: &[&str] = &[
     "cilium-dbg",
     "monitor",
     "-j",
+    "--numeric",
     "--type",
     "drop",
     "--type",

@@ -25,7 +25,7 @@ pub enum MonitorLine {
     Other,
 }
 
-/// Reads one line of `cilium-dbg monitor -j --type drop --type policy-verdict`.
+/// Reads one line of `cilium-dbg monitor -j --numeric --type drop --type policy-verdict`.
 pub fn parse_monitor_line(line: &str, heard: Timestamp) -> MonitorLine {
     let line = line.trim();
     if line.starts_with('{') {
@@ -244,6 +244,3 @@ fn endpoint(value: &Value) -> Option<(PodRef, EndpointFact)> {
         },
     ))
 }
-
-#[cfg(test)]
-mod tests;

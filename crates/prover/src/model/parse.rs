@@ -159,7 +159,7 @@ pub(super) fn service(value: &Value, found: &mut Found) -> Option<Service> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawPolicySpec {
-    // Optional since Kubernetes 1.36; absent is everything.
+    // Absent is everything, like `{}`.
     #[serde(default)]
     pod_selector: RawSelector,
     policy_types: Option<Vec<String>>,

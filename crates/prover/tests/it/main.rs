@@ -2,4 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic too")]
 
+mod evidence;
 mod manifests;
+mod perfect;
+mod report;
+mod verdict;
