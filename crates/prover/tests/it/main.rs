@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic too")]
 
+mod cluster;
 mod evidence;
 mod manifests;
 mod perfect;

@@ -345,6 +345,23 @@ fn without_a_positive_control_it_is_unknown() {
 }
 
 #[test]
+fn loopback_is_no_positive_control() {
+    let trial = trial();
+    let find = |id: &str| trial.cells.iter().find(|cell| cell.id.0 == id).unwrap();
+    assert!(find(CONTROL).is_control_of(find(DENIED)));
+    assert!(!find("x/c>x/c:80/tcp@ip").is_control_of(find(DENIED)));
+}
+
+#[test]
+fn policies_that_forbid_nothing_are_unknown() {
+    check(Verdict::Unknown, "forbid nothing", |trial| {
+        for cell in &mut trial.cells {
+            cell.expected = Expected::Allowed;
+        }
+    });
+}
+
+#[test]
 fn a_deaf_channel_is_unknown_and_names_the_node() {
     check(
         Verdict::Unknown,
