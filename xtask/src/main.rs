@@ -1,24 +1,43 @@
-//! Temporary entry point.
+//! Holdfast's own tasks: `cargo xtask e2e`, `test`, `lab`, `doctor`, `bench`, `tidy`.
 
-fn main() -> std::process::ExitCode {
+mod bench;
+mod cli;
+mod doctor;
+mod e2e;
+mod evidence;
+mod interrupt;
+mod lab_command;
+mod results;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let Some(code) = lab::dispatch(&args) {
         return code;
     }
-    let r = (|| -> lab::Result<()> {
-        let cache = lab::cache::Cache::open()?;
-        let progress = lab::progress::Progress::new(cache.root());
-        let inputs = lab::up::Inputs { recipes: "fixtures/images".into(), built: "/tmp/built".into() };
-        match args[0].as_str() {
-            "up" => {
-                let prepared = lab::up::prepare(&cache, &inputs, lab::packages::Installing::Allowed, &progress)?;
-                let r = lab::up::start(&cache, &prepared, &lab::up::Wanted { name: "default".into(), nodes: 1, orders: lab::supervisor::Orders { life: lab::supervisor::Life::Detached, api_port: 0 } }, &progress)?;
-                progress.note(&format!("{}", r.kubeconfig.display()));
-            }
-            _ => { lab::sweep::down(cache.root(), "default")?; }
+    let cli = Cli::parse();
+    interrupt::watch();
+    let done = match cli.command {
+        Command::E2e(args) => e2e::run(&args),
+        Command::Lab(args) => lab_command::run(args),
+        Command::Test(args) => test::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Tidy => tidy::run(),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            workspace::report(&error);
+            ExitCode::FAILURE
         }
-        Ok(())
-    })();
-    if let Err(e) = r { lab::report(&e); return std::process::ExitCode::FAILURE; }
-    std::process::ExitCode::SUCCESS
+    }
 }

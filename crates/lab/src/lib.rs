@@ -8,6 +8,7 @@ mod addons;
 pub mod cache;
 pub mod cgroup;
 mod dns;
+pub mod doctor;
 pub mod error;
 mod fabric;
 mod files;
@@ -44,6 +45,7 @@ pub fn dispatch(args: &[String]) -> Option<ExitCode> {
             &archives.iter().map(PathBuf::from).collect::<Vec<_>>(),
         ),
         [dns::COMMAND] => dns::ask().map(drop),
+        [doctor::TRY, cache] => doctor::try_all(Path::new(cache)),
         _ => return None,
     };
     Some(match done {

@@ -1,5 +1,6 @@
 //! Starting a lab and waiting until it can be used.
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
@@ -14,6 +15,7 @@ use crate::dns;
 use crate::error::{Attempt as _, Error, Result};
 use crate::files;
 use crate::images::{self, Image};
+use crate::node::ComponentState;
 use crate::packages::{self, Installing, Tools};
 use crate::parts::{self, Parts};
 use crate::progress::Progress;
@@ -345,9 +347,6 @@ fn import_fresh(prepared: &Prepared, running: &Running) -> Result<()> {
 /// Imports an image archive into one node.
 pub fn load(lab: &Lab, node: &str, archive: &Path) -> Result<()> {
     let ctr = lab.inside(&lab.parts.containerd.join("ctr"));
-    let archive_file =
-        fs::File::open(archive).attempt(|| "open the image archive".to_owned())?;
-    drop(archive_file);
     // The archive may lie anywhere on the machine, also where a node sees its own folders.
     let bytes = fs::read(archive).attempt(|| "read the image archive".to_owned())?;
     enter(lab, node, &["--mount", "--pid"])?
@@ -362,17 +361,59 @@ pub fn load(lab: &Lab, node: &str, archive: &Path) -> Result<()> {
 /// A program that will run in namespaces of a node.
 pub fn enter(lab: &Lab, node: &str, namespaces: &[&str]) -> Result<Program> {
     let state = state(lab)?;
-    let process = state.nodes.get(node).ok_or_else(|| Error::Unmet {
+    let process = node_process(lab, &state, node)?;
+    Ok(Program::new("nsenter")
+        .arg(format!("--target={process}"))
+        .args(namespaces)
+        .arg("--"))
+}
+
+/// What is known of each component of a node, in name order.
+pub fn components(lab: &Lab, node: &str) -> Vec<(String, ComponentState)> {
+    let path = lab.folder().join("nodes").join(node).join("components.json");
+    let text = fs::read(path).unwrap_or_default();
+    let states: std::collections::BTreeMap<String, ComponentState> =
+        serde_json::from_slice(&text).unwrap_or_default();
+    states.into_iter().collect()
+}
+
+/// The words that start a command on a node with kubectl, helm and ctr at hand.
+pub fn shell_words(lab: &Lab, node: &str) -> Result<Vec<OsString>> {
+    let state = state(lab)?;
+    let process = node_process(lab, &state, node)?;
+    let folders = [&lab.parts.clients, &lab.parts.containerd];
+    let path = folders
+        .iter()
+        .map(|folder| lab.inside(folder).display().to_string())
+        .chain([std::env::var("PATH").unwrap_or_default()])
+        .collect::<Vec<_>>()
+        .join(":");
+    let kubeconfig = lab.inside(&lab.folder().join("pki/node-admin.kubeconfig"));
+    Ok([
+        "nsenter".to_owned(),
+        format!("--target={process}"),
+        "--all".to_owned(),
+        "--wd=/".to_owned(),
+        "--".to_owned(),
+        "env".to_owned(),
+        format!("PATH={path}"),
+        format!("KUBECONFIG={}", kubeconfig.display()),
+        "CONTAINERD_ADDRESS=/run/containerd/containerd.sock".to_owned(),
+        "CONTAINERD_NAMESPACE=k8s.io".to_owned(),
+    ]
+    .into_iter()
+    .map(OsString::from)
+    .collect())
+}
+
+fn node_process(lab: &Lab, state: &State, node: &str) -> Result<i32> {
+    state.nodes.get(node).copied().ok_or_else(|| Error::Unmet {
         what: format!("the lab {} has no node {node}", lab.name),
         hint: format!(
             "its nodes are {}",
             state.nodes.keys().cloned().collect::<Vec<_>>().join(", ")
         ),
-    })?;
-    Ok(Program::new("nsenter")
-        .arg(format!("--target={process}"))
-        .args(namespaces)
-        .arg("--"))
+    })
 }
 
 /// The published state of a running lab.
