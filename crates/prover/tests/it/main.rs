@@ -7,4 +7,5 @@ mod evidence;
 mod manifests;
 mod perfect;
 mod report;
+mod simulation;
 mod verdict;

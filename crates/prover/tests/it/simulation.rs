@@ -1,0 +1,430 @@
+//! Whole proofs over real sockets, against a cluster that is simulated: its probes answer by the model,
+//! and its Cilium reports in Cilium's words.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{FromRequestParts, Request as HttpRequest, State};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response as HttpResponse};
+use futures::stream;
+use kube::{Client, Config};
+use probe::{Attempt, AttemptResult, Outcome, Request, Response};
+use prover::cluster::{Options, Proof, Scenario, prove_network};
+use prover::model::PodRef;
+use prover::table::{self, Cell, CellId, Expected, RouteKind};
+use prover::verdict::Verdict;
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Control {
+    /// Drops and reports drops.
+    Enforces,
+    /// Lets through and reports audit verdicts.
+    Audits,
+    /// Does nothing at all.
+    Sleeps,
+    /// Drops without a word, as a broken network would.
+    Swallows,
+    /// Drops and reports for ever, policies or not.
+    Sticks,
+}
+
+struct Cluster {
+    control: Control,
+    cells: BTreeMap<CellId, Cell>,
+    addresses: BTreeMap<PodRef, IpAddr>,
+    state: Mutex<CloudState>,
+    monitor: broadcast::Sender<String>,
+}
+
+#[derive(Default)]
+struct CloudState {
+    pods: Vec<Value>,
+    policies: HashSet<String>,
+    delivered: HashSet<String>,
+    port: u16,
+}
+
+impl Cluster {
+    fn new(scenario: &Scenario, control: Control) -> Cluster {
+        let cells = table::build(&scenario.world, &[RouteKind::Ip, RouteKind::Service]);
+        let addresses = scenario
+            .pods()
+            .into_iter()
+            .zip(10..)
+            .map(|(pod, last)| (pod, IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))));
+        Cluster {
+            control,
+            cells: cells
+                .into_iter()
+                .map(|cell| (cell.id.clone(), cell))
+                .collect(),
+            addresses: addresses.collect(),
+            state: Mutex::default(),
+            monitor: broadcast::channel(100_000).0,
+        }
+    }
+
+    fn attempt(&self, attempt: Attempt) -> AttemptResult {
+        let cell = &self.cells[&CellId(attempt.id.clone())];
+        let mut state = self.state.lock().unwrap();
+        state.port += 1;
+        let source = SocketAddr::new(self.addresses[&cell.from], 10_000 + state.port);
+        let backend = SocketAddr::new(self.addresses[&cell.to], cell.port);
+        let in_force = !state.policies.is_empty() || self.control == Control::Sticks;
+        let denied = in_force && cell.expected == Expected::Denied;
+        let stopped = denied && !matches!(self.control, Control::Audits | Control::Sleeps);
+        if !stopped {
+            state.delivered.insert(attempt.nonce.clone());
+        }
+        drop(state);
+        if denied {
+            let protocol = cell.protocol.as_str();
+            let line = match self.control {
+                Control::Enforces | Control::Sticks => Some(
+                    json!({"type": "drop", "reason": "Policy denied", "source": 1, "srcLabel": 2, "dstLabel": 3,
+                        "dstID": 4, "summary": {protocol: "{}",
+                            "l3": {"src": source.ip(), "dst": backend.ip()},
+                            "l4": {"src": source.port().to_string(), "dst": backend.port().to_string()}}})
+                    .to_string(),
+                ),
+                Control::Audits => Some(format!(
+                    "Policy verdict log: flow 0x0 local EP ID 4, remote ID 2, proto 6, ingress, action audit, \
+                     auth: disabled, match none, {source} -> {backend} {protocol} SYN"
+                )),
+                Control::Sleeps | Control::Swallows => None,
+            };
+            // A line that nobody listens to is lost, as it would be.
+            if let Some(line) = line {
+                let _ = self.monitor.send(line);
+            }
+        }
+        AttemptResult {
+            attempt: attempt.id,
+            nonce: attempt.nonce,
+            outcome: if stopped {
+                Outcome::TimedOut
+            } else {
+                Outcome::Answered {
+                    by: cell.to.to_string(),
+                }
+            },
+            connected: !stopped,
+            source: Some(source),
+            destination: Some(backend),
+            elapsed_us: 100,
+        }
+    }
+
+    fn probe(&self, request: Request) -> Vec<Response> {
+        match request {
+            Request::Batch {
+                batch, attempts, ..
+            } => {
+                let mut responses: Vec<Response> = attempts
+                    .into_iter()
+                    .map(|attempt| Response::Attempt {
+                        batch: batch.clone(),
+                        result: self.attempt(attempt),
+                    })
+                    .collect();
+                responses.push(Response::Done { batch });
+                responses
+            }
+            Request::Received { batch, mut nonces } => {
+                let state = self.state.lock().unwrap();
+                nonces.retain(|nonce| state.delivered.contains(nonce));
+                vec![Response::Received { batch, nonces }]
+            }
+        }
+    }
+
+    fn endpoints(&self) -> String {
+        let mode = if self.control == Control::Audits {
+            "audit-ingress"
+        } else {
+            "ingress"
+        };
+        let endpoints: Vec<Value> = self
+            .addresses
+            .keys()
+            .enumerate()
+            .map(|(id, pod)| {
+                json!({"id": id, "status": {"state": "ready",
+                    "external-identifiers": {"k8s-namespace": pod.namespace, "k8s-pod-name": pod.name},
+                    "policy": {"realized": {"policy-enabled": mode, "policy-revision": 2}}}})
+            })
+            .collect();
+        json!(endpoints).to_string()
+    }
+
+    fn rest(&self, method: &Method, path: &[&str], query: &str, body: &[u8]) -> HttpResponse {
+        let list = |items: Vec<Value>| {
+            axum::Json(
+                json!({"kind": "PodList", "apiVersion": "v1", "items": items,
+                "metadata": {"resourceVersion": "1"}}),
+            )
+            .into_response()
+        };
+        let mut state = self.state.lock().unwrap();
+        match (method, path) {
+            (&Method::PATCH, _) => {
+                let mut object: Value = serde_json::from_slice(body).unwrap();
+                let name = path.join("/");
+                if path.contains(&"networkpolicies") {
+                    state.policies.insert(name);
+                } else if path.contains(&"pods") {
+                    let text = |key: &str| object["metadata"][key].as_str().unwrap().to_owned();
+                    let address = self.addresses[&PodRef::new(text("namespace"), text("name"))];
+                    object["metadata"]["uid"] = json!(name);
+                    object["spec"]["nodeName"] = json!("node-1");
+                    object["status"] = json!({"phase": "Running", "podIP": address, "containerStatuses": [
+                        {"name": "probe", "ready": true, "restartCount": 0, "image": "i", "imageID": "i"}]});
+                    state.pods.push(object.clone());
+                }
+                axum::Json(object).into_response()
+            }
+            (&Method::DELETE, _) => {
+                state.policies.remove(&path.join("/"));
+                axum::Json(json!({"kind": "Status", "apiVersion": "v1", "status": "Success", "metadata": {}}))
+                    .into_response()
+            }
+            (&Method::GET, [.., "pods"]) if query.contains("watch=true") => {
+                Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>())
+                    .into_response()
+            }
+            (&Method::GET, ["api", "v1", "namespaces", namespace, "pods"]) => {
+                let pods = state
+                    .pods
+                    .iter()
+                    .filter(|pod| pod["metadata"]["namespace"] == *namespace);
+                list(pods.cloned().collect())
+            }
+            (&Method::GET, ["api", "v1", "pods"]) => list(vec![json!({
+                "metadata": {"namespace": "kube-system", "name": "cilium-1"},
+                "spec": {"nodeName": "node-1", "containers": [{"name": "cilium-agent", "image": "cilium:1"}]},
+                "status": {"phase": "Running"}})]),
+            _ => {
+                let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no",
+                    "reason": "NotFound", "code": 404});
+                (StatusCode::NOT_FOUND, axum::Json(body)).into_response()
+            }
+        }
+    }
+}
+
+async fn serve(State(cluster): State<Arc<Cluster>>, request: HttpRequest) -> HttpResponse {
+    let (mut head, body) = request.into_parts();
+    let path = head.uri.path().trim_matches('/').to_owned();
+    let query = head.uri.query().unwrap_or_default().to_owned();
+    let path: Vec<&str> = path.split('/').collect();
+    if let ["api", "v1", "namespaces", namespace, "pods", name, "exec"] = path[..] {
+        let pod = PodRef::new(namespace, name);
+        let upgrade = WebSocketUpgrade::from_request_parts(&mut head, &())
+            .await
+            .unwrap();
+        return upgrade
+            .protocols(["v5.channel.k8s.io", "v4.channel.k8s.io"])
+            .on_upgrade(move |socket| exec(cluster, pod, query, socket));
+    }
+    let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    cluster.rest(&head.method, &path, &query, &body)
+}
+
+async fn write(socket: &mut WebSocket, channel: u8, text: &str) -> Result<(), axum::Error> {
+    let mut frame = vec![channel];
+    frame.extend_from_slice(text.as_bytes());
+    socket.send(Message::Binary(frame.into())).await
+}
+
+async fn exec(cluster: Arc<Cluster>, pod: PodRef, query: String, mut socket: WebSocket) {
+    let result = if query.contains("holdfast-probe") {
+        session(&cluster, &pod, &mut socket).await
+    } else if query.contains("monitor") {
+        monitor(&cluster, &mut socket).await
+    } else {
+        list_endpoints(&cluster, &mut socket).await
+    };
+    // The other side may hang up at any time.
+    drop(result);
+}
+
+async fn session(
+    cluster: &Cluster,
+    pod: &PodRef,
+    socket: &mut WebSocket,
+) -> Result<(), axum::Error> {
+    let ready = Response::Ready {
+        pod: pod.to_string(),
+        version: "test".to_owned(),
+    };
+    write(
+        socket,
+        1,
+        &format!("{}\n", serde_json::to_string(&ready).unwrap()),
+    )
+    .await?;
+    let mut input = String::new();
+    while let Some(message) = socket.recv().await {
+        let Message::Binary(frame) = message? else {
+            continue;
+        };
+        if frame.first() != Some(&0) {
+            continue;
+        }
+        input.push_str(str::from_utf8(&frame[1..]).unwrap());
+        while let Some((line, rest)) = input.split_once('\n') {
+            let responses = cluster.probe(serde_json::from_str(line).unwrap());
+            input = rest.to_owned();
+            let mut output = String::new();
+            for response in responses {
+                output.push_str(&serde_json::to_string(&response).unwrap());
+                output.push('\n');
+            }
+            // In pieces, as a network gives them.
+            for piece in output.as_bytes().chunks(1000) {
+                write(socket, 1, str::from_utf8(piece).unwrap()).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn monitor(cluster: &Cluster, socket: &mut WebSocket) -> Result<(), axum::Error> {
+    let mut lines = cluster.monitor.subscribe();
+    write(
+        socket,
+        2,
+        "Listening for events on 2 CPUs\nPress Ctrl-C to quit\n",
+    )
+    .await?;
+    while let Ok(line) = lines.recv().await {
+        write(socket, 1, &format!("{line}\n")).await?;
+    }
+    Ok(())
+}
+
+async fn list_endpoints(cluster: &Cluster, socket: &mut WebSocket) -> Result<(), axum::Error> {
+    write(socket, 1, &cluster.endpoints()).await?;
+    write(socket, 3, r#"{"metadata":{},"status":"Success"}"#).await?;
+    socket.send(Message::Close(None)).await
+}
+
+fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fixtures/network")
+        .join(path)
+}
+
+fn prove(policies: &str, control: Control) -> Proof {
+    let scenario = Scenario::load_files(
+        &fixture("three-namespaces/workload.yaml"),
+        &fixture(policies),
+    )
+    .unwrap();
+    let cluster = Arc::new(Cluster::new(&scenario, control));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().fallback(serve).with_state(cluster);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let client =
+            Client::try_from(Config::new(format!("http://{address}").parse().unwrap())).unwrap();
+        let options = Options {
+            settle: Duration::from_secs(4),
+            ..Options::default()
+        };
+        prove_network(&client, &scenario, &options, &|_| {})
+            .await
+            .unwrap()
+    })
+}
+
+#[track_caller]
+fn check(proof: &Proof, verdict: Verdict, cause: &str) {
+    let report = &proof.report;
+    assert!(
+        report.verdict == verdict && report.cause.contains(cause),
+        "expected {verdict} with {cause:?}, got {}",
+        report.verdict_line()
+    );
+}
+
+#[test]
+fn a_control_that_enforces() {
+    let proof = prove("three-namespaces/policies.yaml", Control::Enforces);
+    check(
+        &proof,
+        Verdict::Enforcing,
+        "248 forbidden attempts were stopped",
+    );
+    assert!(proof.report.kept);
+    assert_eq!(proof.report.counts.matched, 248);
+    assert!(proof.report.latency.apply_to_first_drop.is_some());
+    assert!(proof.report.latency.delete_to_first_pass.is_some());
+    let passes: Vec<_> = proof
+        .report
+        .passes
+        .iter()
+        .map(|pass| (pass.name.as_str(), pass.rounds))
+        .collect();
+    assert_eq!(passes, [("enforced", 2), ("lifted", 2), ("restored", 2)]);
+    assert!(proof.files["monitor-node-1.log"].contains("Policy denied"));
+    assert!(proof.files["endpoints-enforced-node-1.json"].contains("hf-x"));
+}
+
+#[test]
+fn a_control_in_audit_mode() {
+    let proof = prove("three-namespaces/policies.yaml", Control::Audits);
+    check(
+        &proof,
+        Verdict::Watching,
+        "248 of 248 forbidden attempts went through",
+    );
+    assert!(!proof.report.kept);
+    assert_eq!(proof.report.passes.len(), 1, "there is nothing to turn");
+}
+
+#[test]
+fn a_control_that_sleeps() {
+    let proof = prove("three-namespaces/policies.yaml", Control::Sleeps);
+    check(&proof, Verdict::Dead, "nothing was reported");
+}
+
+#[test]
+fn a_network_that_swallows() {
+    let proof = prove("three-namespaces/policies.yaml", Control::Swallows);
+    check(&proof, Verdict::Unknown, "timed out without a drop event");
+}
+
+#[test]
+fn drops_that_do_not_come_from_the_policies() {
+    let proof = prove("three-namespaces/policies.yaml", Control::Sticks);
+    check(&proof, Verdict::Unknown, "the mutation did not turn");
+    assert_eq!(
+        proof.report.passes.len(),
+        3,
+        "the policies were put back all the same"
+    );
+}
+
+#[test]
+fn policies_that_allow_nothing() {
+    let proof = prove("broken/policies.yaml", Control::Enforces);
+    check(&proof, Verdict::Unknown, "no positive control");
+}
