@@ -4,6 +4,7 @@
 
 mod cluster;
 mod evidence;
+mod faults;
 mod manifests;
 mod perfect;
 mod report;
