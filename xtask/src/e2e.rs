@@ -152,6 +152,7 @@ fn prove(
         let tests = nextest_command(&built.nextest, args)
             .args(["--no-tests", "fail", "--filterset"])
             .arg(format!("test(/^{}::/)", suite.module()))
+            .env("RUST_BACKTRACE", "0")
             .env("HOLDFAST_ROOT", workspace::root())
             .env("HOLDFAST_RESULTS", results.folder())
             .env("HOLDFAST_KUBECONFIG", &running.kubeconfig)
