@@ -22,7 +22,10 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
                 Weight::Limits => "limits",
                 Weight::Blocks => "BLOCKS",
             };
-            say(&format!("{mark}  {:<20} {}\n", finding.subject, finding.found));
+            say(&format!(
+                "{mark}  {:<20} {}\n",
+                finding.subject, finding.found
+            ));
             if !finding.advice.is_empty() {
                 say(&format!("        hint: {}\n", finding.advice));
             }

@@ -67,7 +67,7 @@ pub(crate) fn run(args: &E2eArgs) -> Result<ExitCode> {
         results.phase("cluster down", phase.elapsed(), Outcome::Passed);
     }
     carried_out?;
-    let outcome = results.write(machine())?;
+    let outcome = results.write(&machine())?;
     summary(&results, outcome, started, args);
     Ok(match outcome {
         Outcome::Passed => ExitCode::SUCCESS,
@@ -82,7 +82,7 @@ fn build(cache: &Cache, args: &E2eArgs, progress: &Progress) -> Result<Built> {
     let holdfast = workspace::holdfast(progress)?;
     let nextest = packages::nextest(cache, installing, progress)?;
     let step = progress.step("building the cluster tests");
-    nextest_command(&nextest, args)
+    nextest_command(&nextest)
         .arg("--no-run")
         .run_with_lines(|line| step.detail(line.trim()))
         .context("building the cluster tests")?;
@@ -147,33 +147,40 @@ fn prove(
     }
     results.phase("install", phase.elapsed(), Outcome::Passed);
 
-    for suite in suites(args).iter().copied() {
-        let phase = Instant::now();
-        let tests = nextest_command(&built.nextest, args)
-            .args(["--no-tests", "fail", "--filterset"])
-            .arg(format!("test(/^{}::/)", suite.module()))
-            .env("RUST_BACKTRACE", "0")
-            .env("HOLDFAST_ROOT", workspace::root())
-            .env("HOLDFAST_RESULTS", results.folder())
-            .env("HOLDFAST_KUBECONFIG", &running.kubeconfig)
-            .env("HOLDFAST_BIN", &built.holdfast)
-            .env(
-                "HOLDFAST_XTASK",
-                std::env::current_exe().context("finding this program")?,
-            )
-            .env("HOLDFAST_PROJECT", &project)
-            .env("HOLDFAST_POLICIES", absolute(&args.policies)?)
-            .env("HOLDFAST_CHARTS", built.prepared.charts())
-            .env("HOLDFAST_HELM", built.prepared.tools.helm())
-            .run_with_lines(|line| tell(&format!("{line}\n")));
-        let outcome = match tests {
-            Ok(()) => Outcome::Passed,
-            Err(_) => Outcome::Failed,
-        };
-        results.phase(suite.module(), phase.elapsed(), outcome);
-        keep_junit(suite, results);
-    }
+    let junit = workspace::target().join("nextest/e2e/junit.xml");
+    // An earlier run's must not pass for this one's.
+    let _ = fs_err::remove_file(&junit);
+    let phase = Instant::now();
+    let tests = nextest_command(&built.nextest)
+        .args(["--no-tests", "fail", "--filterset", &filter(args)])
+        .env("RUST_BACKTRACE", "0")
+        .env("HOLDFAST_ROOT", workspace::root())
+        .env("HOLDFAST_RESULTS", results.folder())
+        .env("HOLDFAST_KUBECONFIG", &running.kubeconfig)
+        .env("HOLDFAST_BIN", &built.holdfast)
+        .env(
+            "HOLDFAST_XTASK",
+            std::env::current_exe().context("finding this program")?,
+        )
+        .env("HOLDFAST_PROJECT", &project)
+        .env("HOLDFAST_POLICIES", absolute(&args.policies)?)
+        .env("HOLDFAST_CHARTS", built.prepared.charts())
+        .env("HOLDFAST_HELM", built.prepared.tools.helm())
+        .run_with_lines(|line| tell(&format!("{line}\n")));
+    let outcome = match tests {
+        Ok(()) => Outcome::Passed,
+        Err(_) => Outcome::Failed,
+    };
+    results.phase("tests", phase.elapsed(), outcome);
+    // Missing when not even one test could be started; the phase has failed then.
+    let _ = fs_err::copy(junit, results.folder().join("junit.xml"));
     Ok(())
+}
+
+/// The tests of the chosen suites.
+fn filter(args: &E2eArgs) -> String {
+    let modules: Vec<&str> = suites(args).iter().map(|suite| suite.module()).collect();
+    format!("test(/^({})::/)", modules.join("|"))
 }
 
 fn suites(args: &E2eArgs) -> &[Suite] {
@@ -184,12 +191,7 @@ fn suites(args: &E2eArgs) -> &[Suite] {
     }
 }
 
-fn nextest_command(nextest: &Path, args: &E2eArgs) -> Program {
-    let color = if std::env::var_os("CI").is_some() || !args.suites.is_empty() {
-        "never"
-    } else {
-        "auto"
-    };
+fn nextest_command(nextest: &Path) -> Program {
     workspace::cargo()
         .env(
             "PATH",
@@ -200,20 +202,8 @@ fn nextest_command(nextest: &Path, args: &E2eArgs) -> Program {
             ),
         )
         .args(["nextest", "run", "--profile", "e2e", "--package", "e2e"])
-        .args(["--color", color])
-}
-
-/// nextest writes one file for each call; each suite's is kept, and the first suite's is `junit.xml`.
-fn keep_junit(suite: Suite, results: &Results) {
-    let from = workspace::target().join("nextest/e2e/junit.xml");
-    let own = results.folder().join(format!("junit-{}.xml", suite.module()));
-    if fs_err::rename(&from, &own).is_err() {
-        return;
-    }
-    let first = results.folder().join("junit.xml");
-    if !first.exists() {
-        let _ = fs_err::copy(&own, first);
-    }
+        // The output is passed on line by line, so nextest cannot tell a terminal by itself.
+        .args(["--color", "never"])
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

@@ -54,14 +54,31 @@ pub(crate) fn collect(kubectl: &Path, kubeconfig: &Path, running: Option<&Runnin
         let answer = ask(&["get", kind, "--all-namespaces", "--output=yaml"]);
         keep(&objects.join(format!("{kind}.yaml")), answer);
     }
-    let events = ask(&["get", "events", "--all-namespaces", "--sort-by=.metadata.creationTimestamp"]);
+    let events = ask(&[
+        "get",
+        "events",
+        "--all-namespaces",
+        "--sort-by=.metadata.creationTimestamp",
+    ]);
     keep(&folder.join("events.txt"), events);
 
     for (namespace, pod) in pods(&ask) {
         let answer = ask(&[
-            "logs", "--namespace", &namespace, &pod, "--all-containers", "--prefix", "--tail=2000",
+            "logs",
+            "--namespace",
+            &namespace,
+            &pod,
+            "--all-containers",
+            "--prefix",
+            "--tail=2000",
         ]);
-        keep(&folder.join("pods").join(&namespace).join(format!("{pod}.log")), answer);
+        keep(
+            &folder
+                .join("pods")
+                .join(&namespace)
+                .join(format!("{pod}.log")),
+            answer,
+        );
     }
     for (namespace, pod) in pods(&ask) {
         if !is_agent(&pod) {
@@ -69,7 +86,13 @@ pub(crate) fn collect(kubectl: &Path, kubeconfig: &Path, running: Option<&Runnin
         }
         for (name, question) in AGENT_QUESTIONS {
             let mut args = vec![
-                "exec", "--namespace", &namespace, &pod, "--container=cilium-agent", "--", "cilium-dbg",
+                "exec",
+                "--namespace",
+                &namespace,
+                &pod,
+                "--container=cilium-agent",
+                "--",
+                "cilium-dbg",
             ];
             args.extend(*question);
             keep(&folder.join("cilium").join(&pod).join(name), ask(&args));
@@ -77,7 +100,12 @@ pub(crate) fn collect(kubectl: &Path, kubeconfig: &Path, running: Option<&Runnin
     }
     if let Some(running) = running {
         for node in &running.lab.nodes {
-            let logs = running.lab.folder().join("nodes").join(&node.name).join("logs");
+            let logs = running
+                .lab
+                .folder()
+                .join("nodes")
+                .join(&node.name)
+                .join("logs");
             let to = folder.join("nodes").join(&node.name);
             let _ = fs::create_dir_all(&to);
             for entry in fs::read_dir(logs).into_iter().flatten().flatten() {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
+use lab::access;
 use lab::cache::Cache;
 use lab::doctor;
 use lab::progress::Progress;
@@ -88,7 +89,7 @@ pub(crate) fn run(command: LabCommand) -> Result<ExitCode> {
         LabCommand::Load { name, archive } => {
             let running = up::find(&cache, &name.lab)?;
             for node in &running.lab.nodes {
-                up::load(&running.lab, &node.name, &archive)?;
+                access::load(&running.lab, &node.name, &archive)?;
                 tell(&format!("{}: imported {}\n", node.name, archive.display()));
             }
         }
@@ -114,14 +115,14 @@ fn status(cache: &Cache, name: &str) -> Result<()> {
         )),
         Presence::Running => {
             let running = up::find(cache, name)?;
-            let state = up::state(&running.lab)?;
+            let state = access::state(&running.lab)?;
             say(&format!(
                 "{name}: running, API server at https://127.0.0.1:{}\n",
                 state.api_port
             ));
             for node in &running.lab.nodes {
                 say(&format!("  {} {}\n", node.name, node.address));
-                for (component, state) in up::components(&running.lab, &node.name) {
+                for (component, state) in access::components(&running.lab, &node.name) {
                     let running = if state.pid == 0 { "ended" } else { "running" };
                     let last = state.last_exit.unwrap_or_default();
                     let restarts = match state.restarts {
@@ -138,7 +139,7 @@ fn status(cache: &Cache, name: &str) -> Result<()> {
 
 fn shell(cache: &Cache, name: &str, node: &str, command: &[String]) -> Result<ExitCode> {
     let running = up::find(cache, name)?;
-    let words = up::shell_words(&running.lab, node)?;
+    let words = access::shell_words(&running.lab, node)?;
     let mut process = std::process::Command::new(&words[0]);
     process.args(&words[1..]);
     if command.is_empty() {
@@ -187,6 +188,8 @@ fn logs(cache: &Cache, name: &str, node: &str, component: &str) -> Result<()> {
             }
         );
     }
-    Program::new("cat").arg(path).run_with_lines(|line| say(&format!("{line}\n")))?;
+    Program::new("cat")
+        .arg(path)
+        .run_with_lines(|line| say(&format!("{line}\n")))?;
     Ok(())
 }

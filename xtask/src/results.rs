@@ -33,10 +33,7 @@ pub(crate) enum Outcome {
 
 /// The last component of the run's name; `latest` points to it.
 fn run_name(now: SystemTime) -> String {
-    let seconds = now
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
+    let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let (year, month, day) = civil_date(seconds / 86_400);
     let of_day = seconds % 86_400;
     format!(
@@ -118,7 +115,7 @@ impl Results {
     }
 
     /// Writes `report.json`. Returns whether every promise was kept.
-    pub(crate) fn write(&self, machine: Value) -> Result<Outcome> {
+    pub(crate) fn write(&self, machine: &Value) -> Result<Outcome> {
         let verdicts = self.reports("verdicts");
         let faults = self.reports("faults");
         let phases_passed = self
@@ -182,9 +179,9 @@ mod tests {
         let verdicts = results.folder().join("verdicts");
         fs::create_dir(&verdicts).unwrap();
         fs::write(verdicts.join("a.json"), r#"{"kept": true}"#).unwrap();
-        assert_eq!(results.write(Value::Null).unwrap(), Outcome::Passed);
+        assert_eq!(results.write(&Value::Null).unwrap(), Outcome::Passed);
         fs::write(verdicts.join("b.json"), r#"{"kept": false}"#).unwrap();
-        assert_eq!(results.write(Value::Null).unwrap(), Outcome::Failed);
+        assert_eq!(results.write(&Value::Null).unwrap(), Outcome::Failed);
     }
 
     #[test]

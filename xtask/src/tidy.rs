@@ -55,7 +55,9 @@ fn problems(path: &Path, text: &str) -> Vec<String> {
         }
         let lines = text.lines().count();
         if lines > MOST_LINES {
-            found.push(format!("{place}: has {lines} lines, more than {MOST_LINES}"));
+            found.push(format!(
+                "{place}: has {lines} lines, more than {MOST_LINES}"
+            ));
         }
         for (index, line) in text.lines().enumerate() {
             // Split, so that this file does not break its own rule.
@@ -64,7 +66,10 @@ fn problems(path: &Path, text: &str) -> Vec<String> {
             }
         }
     }
-    if ["rs", "toml", "yaml", "sh", "md"].iter().any(|known| ending == *known) {
+    if ["rs", "toml", "yaml", "sh", "md"]
+        .iter()
+        .any(|known| ending == *known)
+    {
         for (index, line) in text.lines().enumerate() {
             if line.ends_with(' ') && ending != "md" {
                 found.push(format!("{place}:{}: ends in a space", index + 1));
@@ -74,7 +79,10 @@ fn problems(path: &Path, text: &str) -> Vec<String> {
             found.push(format!("{place}: does not end in a newline"));
         }
     }
-    if path.ends_with("Cargo.toml") && path != Path::new("Cargo.toml") && !text.contains("[lints]\nworkspace = true") {
+    if path.ends_with("Cargo.toml")
+        && path != Path::new("Cargo.toml")
+        && !text.contains("[lints]\nworkspace = true")
+    {
         found.push(format!("{place}: does not take the workspace's lints"));
     }
     found
@@ -85,7 +93,8 @@ fn unused_fixtures(texts: &[(PathBuf, String)]) -> Vec<String> {
     let code: Vec<&String> = texts
         .iter()
         .filter(|(path, _)| {
-            path.extension().is_some_and(|ending| ending == "rs" || ending == "snap")
+            path.extension()
+                .is_some_and(|ending| ending == "rs" || ending == "snap")
                 || path.ends_with("README.md")
         })
         .map(|(_, text)| text)
@@ -122,14 +131,21 @@ mod tests {
         let cases = [
             ("a.rs", "fn x() {}\n", "says nothing"),
             ("a.rs", long.as_str(), "more than 500"),
-            ("a.rs", concat!("//! x\n// TO", "DO\n"), "puts something off"),
+            (
+                "a.rs",
+                concat!("//! x\n// TO", "DO\n"),
+                "puts something off",
+            ),
             ("a.toml", "a = 1 \n", "ends in a space"),
             ("a.yaml", "a: 1", "does not end in a newline"),
             ("b/Cargo.toml", "[package]\n", "lints"),
         ];
         for (path, text, expected) in cases {
             let found = problems(Path::new(path), text);
-            assert!(found.iter().any(|problem| problem.contains(expected)), "{path}: {found:?}");
+            assert!(
+                found.iter().any(|problem| problem.contains(expected)),
+                "{path}: {found:?}"
+            );
         }
         assert!(problems(Path::new("a.rs"), "//! Good.\n").is_empty());
     }
@@ -138,7 +154,10 @@ mod tests {
     fn a_fixture_without_a_reader_is_found() {
         let texts = |code: &str| {
             vec![
-                (PathBuf::from("fixtures/network/lost/policies.yaml"), String::new()),
+                (
+                    PathBuf::from("fixtures/network/lost/policies.yaml"),
+                    String::new(),
+                ),
                 (PathBuf::from("a.rs"), code.to_owned()),
             ]
         };

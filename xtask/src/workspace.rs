@@ -59,6 +59,7 @@ pub(crate) fn holdfast(progress: &Progress) -> Result<PathBuf> {
 
 /// Prints an error, its causes and its hint.
 pub(crate) fn report(error: &anyhow::Error) {
+    use std::fmt::Write as _;
     let mut text = format!("error: {error}\n");
     let mut hint = None;
     for cause in error.chain() {
@@ -67,10 +68,10 @@ pub(crate) fn report(error: &anyhow::Error) {
         }
     }
     for cause in error.chain().skip(1) {
-        text.push_str(&format!("  because: {cause}\n"));
+        let _ = writeln!(text, "  because: {cause}");
     }
     if let Some(hint) = hint {
-        text.push_str(&format!("hint: {hint}\n"));
+        let _ = writeln!(text, "hint: {hint}");
     }
     tell(&text);
 }

@@ -9,9 +9,7 @@ use crate::spec::{DNS_SERVICE, Lab};
 /// CoreDNS is a program of the node, not a pod, so its Service has no selector
 /// and its endpoints are written here.
 pub(crate) fn manifest(lab: &Lab) -> String {
-    let reads = |groups: &str, resources: &[&str]| {
-        json!({"apiGroups": [groups], "resources": resources, "verbs": ["list", "watch"]})
-    };
+    let reads = |groups: &str, resources: &[&str]| json!({"apiGroups": [groups], "resources": resources, "verbs": ["list", "watch"]});
     let role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",

@@ -231,12 +231,17 @@ fn seal(folder: &Path) -> Result<()> {
 
 fn check_seal(folder: &Path) -> std::result::Result<(), String> {
     let text = fs::read(folder.join(SEAL)).map_err(|error| error.to_string())?;
-    let sealed: BTreeMap<String, u64> =
-        serde_json::from_slice(&text).map_err(|error| format!("its seal is unreadable: {error}"))?;
+    let sealed: BTreeMap<String, u64> = serde_json::from_slice(&text)
+        .map_err(|error| format!("its seal is unreadable: {error}"))?;
     for (name, size) in sealed {
         match fs::symlink_metadata(folder.join(&name)) {
             Ok(found) if found.len() == size => {}
-            Ok(found) => return Err(format!("{name} has {} bytes instead of {size}", found.len())),
+            Ok(found) => {
+                return Err(format!(
+                    "{name} has {} bytes instead of {size}",
+                    found.len()
+                ));
+            }
             Err(_) => return Err(format!("{name} is missing")),
         }
     }
@@ -283,7 +288,9 @@ mod tests {
         Address {
             shelf: "parts",
             name: "thing".to_owned(),
-            key: KeyBuilder::default().with("input", text.as_bytes()).finish(),
+            key: KeyBuilder::default()
+                .with("input", text.as_bytes())
+                .finish(),
         }
     }
 
@@ -376,7 +383,10 @@ mod tests {
                 .finish()
         };
         assert_ne!(key(&[("a", "bc")]), key(&[("ab", "c")]));
-        assert_ne!(key(&[("a", "b"), ("c", "d")]), key(&[("c", "d"), ("a", "b")]));
+        assert_ne!(
+            key(&[("a", "b"), ("c", "d")]),
+            key(&[("c", "d"), ("a", "b")])
+        );
         assert_eq!(key(&[("a", "b")]), key(&[("a", "b")]));
     }
 }

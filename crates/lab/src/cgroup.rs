@@ -61,7 +61,10 @@ pub fn hierarchies(mountinfo: &str) -> Vec<Hierarchy> {
             generation,
             option,
         };
-        if !found.iter().any(|known| known.option == hierarchy.option && known.generation == generation) {
+        if !found
+            .iter()
+            .any(|known| known.option == hierarchy.option && known.generation == generation)
+        {
             found.push(hierarchy);
         }
     }
@@ -147,8 +150,11 @@ pub fn pass_controllers(folder: &Path) -> Result<()> {
         .attempt(|| "read a cgroup's controllers".to_owned())?;
     for controller in have.split_whitespace() {
         if !passed.split_whitespace().any(|known| known == controller) {
-            fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"))
-                .attempt(|| format!("pass the {controller} controller down"))?;
+            fs::write(
+                folder.join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            )
+            .attempt(|| format!("pass the {controller} controller down"))?;
         }
     }
     Ok(())
@@ -227,7 +233,13 @@ pub fn labs() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for hierarchy in mounted()? {
         for child in children(&hierarchy.mount_point.join(TOP)) {
-            names.push(child.file_name().unwrap_or_default().to_string_lossy().into_owned());
+            names.push(
+                child
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+            );
         }
     }
     names.sort_unstable();
@@ -263,7 +275,8 @@ mod tests {
 
     #[test]
     fn the_unified_hierarchy_alone_is_read() {
-        let text = "25 22 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let text =
+            "25 22 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
         assert_eq!(
             hierarchies(text),
             [Hierarchy {

@@ -46,7 +46,12 @@ fn query(name: &str) -> Vec<u8> {
 
 /// The first A record of an answer without error.
 fn first_address(message: &[u8]) -> Option<Ipv4Addr> {
-    let count = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
+    let count = |at: usize| {
+        Some(u16::from_be_bytes([
+            *message.get(at)?,
+            *message.get(at + 1)?,
+        ]))
+    };
     if message.get(3)? & 0x0f != 0 {
         return None;
     }

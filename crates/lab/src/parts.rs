@@ -167,11 +167,10 @@ impl Source {
         })?;
         let pins =
             fs::read_to_string(folder.join("go.mod")).attempt(|| "read the pins".to_owned())?;
-        let version =
-            pinned_version(&pins, &recipe.module).ok_or_else(|| Error::Recipe {
-                path: folder.join("go.mod"),
-                problem: format!("does not require {}", recipe.module),
-            })?;
+        let version = pinned_version(&pins, &recipe.module).ok_or_else(|| Error::Recipe {
+            path: folder.join("go.mod"),
+            problem: format!("does not require {}", recipe.module),
+        })?;
         let key = KeyBuilder::default()
             .with("go", toolchain.trim().as_bytes())
             .with_file(&path)?
@@ -261,7 +260,10 @@ impl Source {
 /// The version at which a go.mod requires `module`.
 fn pinned_version(go_mod: &str, module: &str) -> Option<String> {
     go_mod.lines().find_map(|line| {
-        let mut words = line.trim().trim_start_matches("require ").split_whitespace();
+        let mut words = line
+            .trim()
+            .trim_start_matches("require ")
+            .split_whitespace();
         (words.next() == Some(module)).then(|| words.next().map(str::to_owned))?
     })
 }
@@ -274,7 +276,11 @@ mod tests {
     fn every_committed_recipe_loads_and_names_its_version() {
         for name in ALL {
             let source = Source::load(name, &pins().join(name), "go1.26.8").unwrap();
-            assert!(source.version.starts_with('v'), "{name}: {}", source.version);
+            assert!(
+                source.version.starts_with('v'),
+                "{name}: {}",
+                source.version
+            );
         }
     }
 
@@ -288,7 +294,8 @@ mod tests {
 
     #[test]
     fn a_version_is_found_in_either_form_of_require() {
-        let text = "module pins\n\nrequire a.b/c v1.2.3\n\nrequire (\n\td.e/f v0.1.0 // indirect\n)\n";
+        let text =
+            "module pins\n\nrequire a.b/c v1.2.3\n\nrequire (\n\td.e/f v0.1.0 // indirect\n)\n";
         assert_eq!(pinned_version(text, "a.b/c").as_deref(), Some("v1.2.3"));
         assert_eq!(pinned_version(text, "d.e/f").as_deref(), Some("v0.1.0"));
         assert_eq!(pinned_version(text, "g.h/i"), None);

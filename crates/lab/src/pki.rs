@@ -75,8 +75,18 @@ pub(crate) fn write_all(lab: &Lab, folder: &Path, outside: &str) -> Result<()> {
     let inside = format!("https://{control}:{}", crate::spec::API_PORT);
     let users = [
         ("admin", "holdfast-admin", Some("system:masters"), outside),
-        ("node-admin", "holdfast-lab", Some("system:masters"), inside.as_str()),
-        ("controller-manager", "system:kube-controller-manager", None, inside.as_str()),
+        (
+            "node-admin",
+            "holdfast-lab",
+            Some("system:masters"),
+            inside.as_str(),
+        ),
+        (
+            "controller-manager",
+            "system:kube-controller-manager",
+            None,
+            inside.as_str(),
+        ),
         ("scheduler", "system:kube-scheduler", None, inside.as_str()),
         ("coredns", "system:coredns", None, inside.as_str()),
     ];
@@ -113,7 +123,10 @@ impl Authority {
             .distinguished_name
             .push(DnType::CommonName, "holdfast-lab");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = params.self_signed(&key).map_err(failed)?.pem();
         Ok(Self {
@@ -182,12 +195,9 @@ fn base64(bytes: &[u8]) -> String {
     bytes
         .chunks(3)
         .flat_map(|chunk| {
-            let word = chunk
-                .iter()
-                .enumerate()
-                .fold(0_u32, |word, (index, byte)| {
-                    word | u32::from(*byte) << (16 - 8 * index)
-                });
+            let word = chunk.iter().enumerate().fold(0_u32, |word, (index, byte)| {
+                word | u32::from(*byte) << (16 - 8 * index)
+            });
             (0..4).map(move |digit| {
                 if digit > chunk.len() {
                     '='

@@ -136,9 +136,7 @@ impl Progress {
 
     fn remember(&self, title: &str, took: Duration) {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        history
-            .seconds
-            .insert(title.to_owned(), took.as_secs_f64());
+        history.seconds.insert(title.to_owned(), took.as_secs_f64());
         // Losing the memory costs an estimate, nothing else.
         if let (Some(path), Ok(text)) = (&history.path, serde_json::to_vec_pretty(&history.seconds))
         {
@@ -196,13 +194,9 @@ fn running(title: &str, detail: &str, elapsed: Duration, last: Option<Duration>)
     } else {
         format!(": {detail}")
     };
-    let estimate = match last {
-        Some(last) if last > elapsed => format!(
-            " of about {}, {} left",
-            human(last),
-            human(last - elapsed)
-        ),
-        Some(last) => format!(", {} last time", human(last)),
+    let estimate = match last.map(|last| (last, last.checked_sub(elapsed))) {
+        Some((last, Some(left))) => format!(" of about {}, {} left", human(last), human(left)),
+        Some((last, None)) => format!(", {} last time", human(last)),
         None => String::new(),
     };
     format!("{title}{detail} ({}{estimate})", human(elapsed))
@@ -232,7 +226,10 @@ mod tests {
             Duration::from_secs(30),
             Some(Duration::from_secs(45)),
         );
-        assert_eq!(line, "building etcd: 120 packages (30s of about 45s, 15s left)");
+        assert_eq!(
+            line,
+            "building etcd: 120 packages (30s of about 45s, 15s left)"
+        );
     }
 
     #[test]

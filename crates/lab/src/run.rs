@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use duct::Expression;
@@ -16,9 +16,17 @@ const TAIL_LINES: usize = 20;
 #[derive(Debug, Clone)]
 pub struct Program {
     words: Vec<OsString>,
-    folder: Option<std::path::PathBuf>,
+    folder: Option<PathBuf>,
     variables: Vec<(OsString, OsString)>,
-    input: Option<Vec<u8>>,
+    input: Input,
+}
+
+/// What a program reads on standard input.
+#[derive(Debug, Clone)]
+enum Input {
+    Nothing,
+    Bytes(Vec<u8>),
+    File(PathBuf),
 }
 
 impl Program {
@@ -28,7 +36,7 @@ impl Program {
             words: vec![program.into()],
             folder: None,
             variables: Vec::new(),
-            input: None,
+            input: Input::Nothing,
         }
     }
 
@@ -71,7 +79,14 @@ impl Program {
     /// Gives the program its standard input.
     #[must_use]
     pub fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
-        self.input = Some(input.into());
+        self.input = Input::Bytes(input.into());
+        self
+    }
+
+    /// Lets the program read a file, opened by this process, as its standard input.
+    #[must_use]
+    pub fn input_file(mut self, path: &Path) -> Self {
+        self.input = Input::File(path.to_owned());
         self
     }
 
@@ -97,8 +112,9 @@ impl Program {
             expression = expression.env(name, value);
         }
         match &self.input {
-            Some(input) => expression.stdin_bytes(input.clone()),
-            None => expression.stdin_null(),
+            Input::Nothing => expression.stdin_null(),
+            Input::Bytes(bytes) => expression.stdin_bytes(bytes.clone()),
+            Input::File(path) => expression.stdin_path(path),
         }
     }
 

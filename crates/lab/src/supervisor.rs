@@ -134,7 +134,10 @@ pub fn run(folder: &Path) -> Result<()> {
             match inbox.recv() {
                 Ok(Event::NodeEnded(name, how)) => Err(Error::Unmet {
                     what: format!("node {name} ended by itself ({how})"),
-                    hint: format!("read its logs: cargo xtask lab logs --lab {} init", lab.name),
+                    hint: format!(
+                        "read its logs: cargo xtask lab logs --lab {} init",
+                        lab.name
+                    ),
                 }),
                 Ok(Event::Asked(signal)) => {
                     log(&format!("ending the lab: {signal}"));
@@ -205,8 +208,8 @@ fn start_node(
 ) -> Result<RunningNode> {
     let own = folder.join("nodes").join(&node.name);
     fs::create_dir_all(own.join("logs")).attempt(|| "make the node's folder".to_owned())?;
-    let log = fs::File::create(own.join("logs/init.log"))
-        .attempt(|| "make the node's log".to_owned())?;
+    let log =
+        fs::File::create(own.join("logs/init.log")).attempt(|| "make the node's log".to_owned())?;
     let mut outer = std::process::Command::new("/proc/self/exe")
         .arg(node::OUTER)
         .arg(folder)

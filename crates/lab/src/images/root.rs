@@ -19,7 +19,11 @@ pub struct Root {
 }
 
 /// What no container reads.
-const LEFT_OUT: &[&str] = &["/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*"];
+const LEFT_OUT: &[&str] = &[
+    "/usr/share/doc/*",
+    "/usr/share/locale/*",
+    "/usr/share/man/*",
+];
 
 /// Makes a root with `packages`, or finds it in the cache.
 pub fn ensure(packages: &[String], cache: &Cache, progress: &Progress) -> Result<Root> {

@@ -79,7 +79,10 @@ pub fn components(lab: &Lab, node: &Node) -> Vec<Component> {
         program: program(lab, kubernetes, "kubelet"),
         args: flags(&[
             ("config", format!("{own}/kubelet.json")),
-            ("kubeconfig", format!("{keys}/kubelet-{}.kubeconfig", node.name)),
+            (
+                "kubeconfig",
+                format!("{keys}/kubelet-{}.kubeconfig", node.name),
+            ),
             ("cert-dir", keys.clone()),
             ("hostname-override", node.name.clone()),
             ("node-ip", node.address.to_string()),
@@ -113,7 +116,10 @@ pub fn components(lab: &Lab, node: &Node) -> Vec<Component> {
         name: "kube-controller-manager",
         program: program(lab, kubernetes, "kube-controller-manager"),
         args: flags(&[
-            ("kubeconfig", format!("{keys}/controller-manager.kubeconfig")),
+            (
+                "kubeconfig",
+                format!("{keys}/controller-manager.kubeconfig"),
+            ),
             ("allocate-node-cidrs", "true".to_owned()),
             ("cluster-cidr", "10.244.0.0/16".to_owned()),
             ("service-cluster-ip-range", "10.96.0.0/16".to_owned()),
@@ -163,7 +169,10 @@ fn api_server_flags(node: &Node, keys: &str) -> Vec<String> {
         ("tls-private-key-file", format!("{keys}/apiserver.key")),
         ("client-ca-file", format!("{keys}/ca.crt")),
         ("kubelet-certificate-authority", format!("{keys}/ca.crt")),
-        ("kubelet-client-certificate", format!("{keys}/node-admin.crt")),
+        (
+            "kubelet-client-certificate",
+            format!("{keys}/node-admin.crt"),
+        ),
         ("kubelet-client-key", format!("{keys}/node-admin.key")),
         ("service-account-key-file", format!("{keys}/sa.pub")),
         ("service-account-signing-key-file", format!("{keys}/sa.key")),

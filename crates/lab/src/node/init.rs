@@ -24,7 +24,7 @@ const RESTART_DELAY: Duration = Duration::from_millis(200);
 /// After this many restarts a component is given up.
 const MOST_RESTARTS: u32 = 20;
 /// How long the API server may take to answer.
-const API_DEADLINE: Duration = Duration::from_secs(60);
+const API_DEADLINE: Duration = Duration::from_mins(1);
 
 /// What is known of a running component, for `lab status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -147,7 +147,9 @@ impl Running {
 
     fn wait_for_api_server(&self) -> Result<()> {
         let started = Instant::now();
-        let kubeconfig = self.lab.inside(&self.lab.folder().join("pki/node-admin.kubeconfig"));
+        let kubeconfig = self
+            .lab
+            .inside(&self.lab.folder().join("pki/node-admin.kubeconfig"));
         let kubectl = self.lab.inside(&self.lab.parts.clients.join("kubectl"));
         loop {
             let answer = Program::new(&kubectl)

@@ -44,7 +44,14 @@ pub(super) fn build(lab: &Lab, node: &Node) -> Result<()> {
 
 /// `/var` and `/opt` become empty folders of the node; `/etc` keeps its content under a layer of the node's own.
 fn cover_folders(own: &Path) -> Result<()> {
-    for name in ["opt/cni/bin", "var/lib/kubelet", "var/log", "var/tmp", "etc-upper", "etc-work"] {
+    for name in [
+        "opt/cni/bin",
+        "var/lib/kubelet",
+        "var/log",
+        "var/tmp",
+        "etc-upper",
+        "etc-work",
+    ] {
         make_dir(&own.join(name))?;
     }
     std::os::unix::fs::symlink("/run", own.join("var/run"))
@@ -86,8 +93,14 @@ fn add_store(lab: &Lab, own: &Path) -> Result<()> {
         let to = target.join(snapshots).join(entry.file_name());
         make_dir(&to)?;
         bind(&entry.path(), &to)?;
-        mount(NONE, &to, NONE, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, NONE)
-            .attempt(|| format!("protect {}", to.display()))?;
+        mount(
+            NONE,
+            &to,
+            NONE,
+            MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY,
+            NONE,
+        )
+        .attempt(|| format!("protect {}", to.display()))?;
     }
     Ok(())
 }
@@ -133,8 +146,14 @@ fn mount_kind(source: &str, kind: &str, target: &str, data: Option<&str>) -> Res
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {
-    mount(Some(from), to, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)
-        .attempt(|| format!("mount {} at the node's {}", from.display(), to.display()))
+    mount(
+        Some(from),
+        to,
+        NONE,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        NONE,
+    )
+    .attempt(|| format!("mount {} at the node's {}", from.display(), to.display()))
 }
 
 fn set_propagation(target: &str, kind: MsFlags) -> Result<()> {

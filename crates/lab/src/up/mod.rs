@@ -1,32 +1,24 @@
 //! Starting a lab and waiting until it can be used.
 
-use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Stdio};
-use std::time::{Duration, Instant};
 
 use fs_err as fs;
-use serde_json::Value;
 
-use crate::addons;
+use crate::access::not_running;
 use crate::cache::Cache;
-use crate::dns;
 use crate::error::{Attempt as _, Error, Result};
 use crate::files;
 use crate::images::{self, Image};
-use crate::node::ComponentState;
 use crate::packages::{self, Installing, Tools};
 use crate::parts::{self, Parts};
 use crate::progress::Progress;
-use crate::run::Program;
 use crate::spec::{Folders, Lab, folder};
-use crate::supervisor::{self, Life, Orders, State};
+use crate::supervisor::{self, Life, Orders};
 use crate::sweep::{self, Presence};
 
-/// How long each condition of a starting lab may take. A cold page cache on a
-/// slow disk is the slowest seen.
-const DEADLINE: Duration = Duration::from_secs(120);
+mod ready;
 
 /// The recipes of images that rarely change: they go into the image store.
 const STABLE: &[&str] = &["cilium", "cilium-operator"];
@@ -153,7 +145,7 @@ pub fn start(
             return Err(error);
         }
     };
-    if let Err(error) = wait_until_usable(prepared, &running, &step) {
+    if let Err(error) = ready::wait(prepared, &running, &step) {
         keep_logs(cache.root(), &lab);
         sweep::down(cache.root(), &wanted.name)?;
         return Err(error);
@@ -175,7 +167,9 @@ fn make_room(cache: &Cache, name: &str, progress: &Progress) -> Result<()> {
                 });
             }
             Presence::Left => {
-                progress.note(&format!("removing what a killed lab named {found} left behind"));
+                progress.note(&format!(
+                    "removing what a killed lab named {found} left behind"
+                ));
                 sweep::remove_remains(cache.root(), &found)?;
             }
             Presence::Running | Presence::Absent => {}
@@ -240,196 +234,6 @@ fn failed_start(log: &Path) -> Error {
     }
 }
 
-fn wait_until_usable(
-    prepared: &Prepared,
-    running: &Running,
-    step: &crate::progress::Step,
-) -> Result<()> {
-    std::thread::scope(|scope| {
-        let imports = scope.spawn(|| import_fresh(prepared, running));
-        step.detail("waiting for the API server");
-        wait_for("the API server", || {
-            kubectl(prepared, running)
-                .args(["get", "--raw", "/readyz"])
-                .read()
-                .map(drop)
-                .map_err(|error| why(&error))
-        })?;
-        kubectl(prepared, running)
-            .args(["create", "--validate=false", "--filename=-"])
-            .input(addons::manifest(&running.lab))
-            .run()?;
-        step.detail("waiting for the nodes");
-        wait_for("the nodes", || {
-            let text = kubectl(prepared, running)
-                .args(["get", "nodes", "--output=json"])
-                .read()
-                .map_err(|error| why(&error))?;
-            let value: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-            unready(&value, running.lab.nodes.len())
-        })?;
-        step.detail("waiting for DNS");
-        wait_for("DNS", || {
-            enter(&running.lab, &running.lab.control_plane().name, &["--net"])
-                .and_then(|program| {
-                    let own =
-                        std::env::current_exe().attempt(|| "find this program".to_owned())?;
-                    program.arg(own).arg(dns::COMMAND).run()
-                })
-                .map_err(|error| why(&error))
-        })?;
-        imports.join().expect("imports do not panic")
-    })
-}
-
-/// The last line of an error says most.
-fn why(error: &Error) -> String {
-    let text = error.to_string();
-    text.lines().last().unwrap_or_default().trim().to_owned()
-}
-
-fn wait_for(what: &str, mut condition: impl FnMut() -> Result<(), String>) -> Result<()> {
-    let started = Instant::now();
-    loop {
-        match condition() {
-            Ok(()) => return Ok(()),
-            Err(last) if started.elapsed() > DEADLINE => {
-                return Err(Error::Timeout {
-                    what: what.to_owned(),
-                    waited: started.elapsed(),
-                    last,
-                });
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
-}
-
-/// Says which nodes are missing or not Ready, and why.
-fn unready(nodes: &Value, wanted: usize) -> Result<(), String> {
-    let items = nodes["items"].as_array().map_or(&[][..], Vec::as_slice);
-    if items.len() < wanted {
-        return Err(format!("{} of {wanted} nodes have registered", items.len()));
-    }
-    for item in items {
-        let conditions = item["status"]["conditions"]
-            .as_array()
-            .map_or(&[][..], Vec::as_slice);
-        let ready = conditions
-            .iter()
-            .find(|condition| condition["type"] == "Ready");
-        if ready.is_none_or(|condition| condition["status"] != "True") {
-            let reason = ready.map_or("no status yet", |condition| {
-                condition["message"].as_str().unwrap_or_default()
-            });
-            let name = item["metadata"]["name"].as_str().unwrap_or_default();
-            return Err(format!("{name} is not Ready: {reason}"));
-        }
-    }
-    Ok(())
-}
-
-fn import_fresh(prepared: &Prepared, running: &Running) -> Result<()> {
-    for node in &running.lab.nodes {
-        for image in &prepared.fresh {
-            let mut last = String::new();
-            wait_for("containerd", || {
-                load(&running.lab, &node.name, &image.archive).map_err(|error| {
-                    last = why(&error);
-                    last.clone()
-                })
-            })?;
-        }
-    }
-    Ok(())
-}
-
-/// Imports an image archive into one node.
-pub fn load(lab: &Lab, node: &str, archive: &Path) -> Result<()> {
-    let ctr = lab.inside(&lab.parts.containerd.join("ctr"));
-    // The archive may lie anywhere on the machine, also where a node sees its own folders.
-    let bytes = fs::read(archive).attempt(|| "read the image archive".to_owned())?;
-    enter(lab, node, &["--mount", "--pid"])?
-        .arg(ctr)
-        .args(["--address", "/run/containerd/containerd.sock"])
-        .args(["--namespace", "k8s.io", "images", "import", "--local"])
-        .args(["--snapshotter", "overlayfs", "-"])
-        .input(bytes)
-        .run()
-}
-
-/// A program that will run in namespaces of a node.
-pub fn enter(lab: &Lab, node: &str, namespaces: &[&str]) -> Result<Program> {
-    let state = state(lab)?;
-    let process = node_process(lab, &state, node)?;
-    Ok(Program::new("nsenter")
-        .arg(format!("--target={process}"))
-        .args(namespaces)
-        .arg("--"))
-}
-
-/// What is known of each component of a node, in name order.
-pub fn components(lab: &Lab, node: &str) -> Vec<(String, ComponentState)> {
-    let path = lab.folder().join("nodes").join(node).join("components.json");
-    let text = fs::read(path).unwrap_or_default();
-    let states: std::collections::BTreeMap<String, ComponentState> =
-        serde_json::from_slice(&text).unwrap_or_default();
-    states.into_iter().collect()
-}
-
-/// The words that start a command on a node with kubectl, helm and ctr at hand.
-pub fn shell_words(lab: &Lab, node: &str) -> Result<Vec<OsString>> {
-    let state = state(lab)?;
-    let process = node_process(lab, &state, node)?;
-    let folders = [&lab.parts.clients, &lab.parts.containerd];
-    let path = folders
-        .iter()
-        .map(|folder| lab.inside(folder).display().to_string())
-        .chain([std::env::var("PATH").unwrap_or_default()])
-        .collect::<Vec<_>>()
-        .join(":");
-    let kubeconfig = lab.inside(&lab.folder().join("pki/node-admin.kubeconfig"));
-    Ok([
-        "nsenter".to_owned(),
-        format!("--target={process}"),
-        "--all".to_owned(),
-        "--wd=/".to_owned(),
-        "--".to_owned(),
-        "env".to_owned(),
-        format!("PATH={path}"),
-        format!("KUBECONFIG={}", kubeconfig.display()),
-        "CONTAINERD_ADDRESS=/run/containerd/containerd.sock".to_owned(),
-        "CONTAINERD_NAMESPACE=k8s.io".to_owned(),
-    ]
-    .into_iter()
-    .map(OsString::from)
-    .collect())
-}
-
-fn node_process(lab: &Lab, state: &State, node: &str) -> Result<i32> {
-    state.nodes.get(node).copied().ok_or_else(|| Error::Unmet {
-        what: format!("the lab {} has no node {node}", lab.name),
-        hint: format!(
-            "its nodes are {}",
-            state.nodes.keys().cloned().collect::<Vec<_>>().join(", ")
-        ),
-    })
-}
-
-/// The published state of a running lab.
-pub fn state(lab: &Lab) -> Result<State> {
-    State::load(&lab.folder())
-        .filter(State::is_alive)
-        .ok_or_else(|| not_running(&lab.name))
-}
-
-fn not_running(name: &str) -> Error {
-    Error::Unmet {
-        what: format!("no lab named {name} is running"),
-        hint: "start one with `cargo xtask lab up`".to_owned(),
-    }
-}
-
 /// Finds a lab that runs already.
 pub fn find(cache: &Cache, name: &str) -> Result<Running> {
     if sweep::presence(cache.root(), name)? != Presence::Running {
@@ -442,13 +246,6 @@ pub fn find(cache: &Cache, name: &str) -> Result<Running> {
         _lifeline: None,
         supervisor: None,
     })
-}
-
-fn kubectl(prepared: &Prepared, running: &Running) -> Program {
-    Program::new(prepared.tools.kubectl())
-        .arg("--kubeconfig")
-        .arg(&running.kubeconfig)
-        .arg("--request-timeout=5s")
 }
 
 /// Copies the logs of a lab's programs out of its folder, which goes with the lab.
@@ -474,29 +271,5 @@ impl Running {
                 .attempt(|| "wait for the lab's supervisor".to_owned())?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_node_that_is_not_ready_says_why() {
-        let node = |status: &str| {
-            json!({"metadata": {"name": "n1"}, "status": {"conditions": [
-                {"type": "Ready", "status": status, "message": "network plugin not ready"},
-            ]}})
-        };
-        assert_eq!(
-            unready(&json!({"items": [node("False")]}), 1),
-            Err("n1 is not Ready: network plugin not ready".to_owned())
-        );
-        assert_eq!(
-            unready(&json!({"items": []}), 1),
-            Err("0 of 1 nodes have registered".to_owned())
-        );
-        assert_eq!(unready(&json!({"items": [node("True")]}), 1), Ok(()));
     }
 }
