@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use probe::Outcome;
 use serde::Serialize;
 
@@ -64,6 +65,8 @@ pub struct Counts {
 pub struct PassReport {
     /// `enforced`, `lifted` or `restored`.
     pub name: String,
+    /// When the deciding round began.
+    pub started: Timestamp,
     /// Rounds until it was decided.
     pub rounds: u32,
     /// Time of the deciding round.
@@ -136,6 +139,7 @@ impl Report {
                 .filter_map(|(name, pass, policies)| Some((name, pass?, policies)))
                 .map(|(name, pass, policies)| PassReport {
                     name: name.to_owned(),
+                    started: pass.started,
                     rounds: pass.rounds,
                     duration_ms: pass.duration_ms,
                     unsettled: unsettled(&trial.cells, pass, policies),
