@@ -77,7 +77,7 @@ pub(crate) fn run(args: &E2eArgs) -> Result<ExitCode> {
 
 fn build(cache: &Cache, args: &E2eArgs, progress: &Progress) -> Result<Built> {
     let installing = args.install.installing();
-    packages::ensure(installing, progress)?;
+    packages::ensure(cache, installing, progress)?;
     let inputs = workspace::lab_inputs(progress)?;
     let holdfast = workspace::holdfast(progress)?;
     let nextest = packages::nextest(cache, installing, progress)?;

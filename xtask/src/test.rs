@@ -16,7 +16,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     let cache = Cache::open()?;
     let progress = Progress::new(cache.root());
     let installing = args.install.installing();
-    packages::ensure(installing, &progress)?;
+    packages::ensure(&cache, installing, &progress)?;
     let nextest = packages::nextest(&cache, installing, &progress)?;
 
     let show = |line: &str| tell(&format!("{line}\n"));

@@ -149,8 +149,8 @@ impl Cache {
 
     /// Returns the entry, building it first if it is missing or damaged.
     ///
-    /// `build` fills an empty folder. Whatever ends it early leaves only a
-    /// scratch folder, which [`Cache::sweep_scratch`] removes.
+    /// `build` fills an empty folder, which is removed if it fails. A build that
+    /// is killed leaves a scratch folder, which [`Cache::sweep_scratch`] removes.
     pub fn get_or_build(
         &self,
         address: &Address,
@@ -170,8 +170,11 @@ impl Cache {
             return Ok(path);
         }
         let scratch = self.scratch(&address.name)?;
-        build(&scratch)?;
-        seal(&scratch)?;
+        if let Err(error) = build(&scratch).and_then(|()| seal(&scratch)) {
+            // Best effort: what stays is removed by the next run.
+            let _ = fs::remove_dir_all(&scratch);
+            return Err(error);
+        }
         let path = self.path(address);
         fs::create_dir_all(path.parent().unwrap_or(&self.root))
             .attempt(|| "make a shelf of the cache".to_owned())?;
@@ -323,7 +326,9 @@ mod tests {
         });
         assert!(failed.is_err());
         assert!(matches!(cache.find(&address("a")).unwrap(), Found::Missing));
-        // The scratch folder belongs to this living process; a dead one's is removed.
+        let scratch = folder.path().join("scratch");
+        assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
+        // What a killed build left is removed by the next run.
         fs::create_dir(folder.path().join("scratch/999999999-thing-x")).unwrap();
         cache.sweep_scratch().unwrap();
         assert!(!folder.path().join("scratch/999999999-thing-x").exists());

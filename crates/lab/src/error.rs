@@ -121,6 +121,8 @@ fn hint_for_output(tail: &str) -> Option<String> {
         "i/o timeout",
         "failed to establish a new connection",
         "proxyconnect",
+        // pip, when its index does not answer.
+        "(from versions: none)",
     ]) {
         Some(
             "a package registry was not reached: check the network and the proxy settings \

