@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -184,14 +184,30 @@ impl Cache {
 
     /// Takes the named lock, waiting for its holder. It is freed when the file is dropped.
     pub fn lock(&self, name: &str) -> Result<File> {
+        let file = self.lock_file(name)?;
+        file.lock().attempt(|| format!("take the lock {name}"))?;
+        Ok(file)
+    }
+
+    /// Takes the named lock, unless another process holds it.
+    pub fn try_lock(&self, name: &str) -> Result<Option<File>> {
+        let file = self.lock_file(name)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(Error::Io {
+                attempted: format!("take the lock {name}"),
+                source,
+            }),
+        }
+    }
+
+    fn lock_file(&self, name: &str) -> Result<File> {
         let folder = self.root.join("locks");
         fs::create_dir_all(&folder).attempt(|| "make the lock folder".to_owned())?;
-        let path = folder.join(name);
-        let file = fs::File::create(&path)
+        Ok(fs::File::create(folder.join(name))
             .attempt(|| "open a lock file".to_owned())?
-            .into_file();
-        file.lock().attempt(|| format!("lock {}", path.display()))?;
-        Ok(file)
+            .into_file())
     }
 
     /// A fresh folder for unfinished work, named after this process.

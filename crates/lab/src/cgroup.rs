@@ -228,23 +228,11 @@ fn remove_tree(folder: &Path) -> Option<PathBuf> {
     }
 }
 
-/// The labs that have cgroups, whether anything runs in them or not.
-pub fn labs() -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for hierarchy in mounted()? {
-        for child in children(&hierarchy.mount_point.join(TOP)) {
-            names.push(
-                child
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned(),
-            );
-        }
-    }
-    names.sort_unstable();
-    names.dedup();
-    Ok(names)
+/// Whether a lab has cgroups, with processes in them or not.
+pub fn exists(lab: &str) -> Result<bool> {
+    Ok(mounted()?
+        .iter()
+        .any(|hierarchy| lab_folder(hierarchy, lab).exists()))
 }
 
 #[cfg(test)]

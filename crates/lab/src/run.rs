@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use duct::Expression;
+use nix::sys::signal::Signal;
 
 use crate::error::{Attempt as _, Error, Result};
 
@@ -40,11 +41,20 @@ impl Program {
         }
     }
 
-    /// Like [`Program::new`], but the kernel ends the program when this process dies,
-    /// so that a long build does not go on after a SIGKILL of its parent.
+    /// Like [`Program::new`], but the kernel ends the program with SIGTERM when this
+    /// process dies, so that a long build does not go on after a SIGKILL of its parent.
+    ///
+    /// The tie is to the calling thread: call it from one that lives as long as the program.
     pub fn tied(program: impl Into<OsString>) -> Self {
+        Self::tied_by(Signal::SIGTERM, program)
+    }
+
+    /// Like [`Program::tied`], for a program that ignores SIGTERM.
+    pub fn tied_by(signal: Signal, program: impl Into<OsString>) -> Self {
         Self::new("setpriv")
-            .args(["--pdeathsig", "TERM", "--"])
+            .arg("--pdeathsig")
+            .arg(signal.as_str().trim_start_matches("SIG"))
+            .arg("--")
             .arg(program)
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, KeyBuilder};
 use crate::error::{Attempt as _, Error, Result};
 use crate::pki::node_address;
 
@@ -107,6 +107,11 @@ impl Lab {
         folder(&self.cache, &self.name)
     }
 
+    /// The name of this lab's cgroups.
+    pub fn cgroup(&self) -> String {
+        cgroup(&self.cache, &self.name)
+    }
+
     /// The node with the control plane.
     pub fn control_plane(&self) -> &Node {
         &self.nodes[0]
@@ -136,7 +141,16 @@ pub fn folder(cache: &Path, name: &str) -> PathBuf {
     cache.join("labs").join(name)
 }
 
-/// A lab's name becomes a folder and a cgroup.
+/// The name of a lab's cgroups. Two caches may each have a lab of one name, and
+/// neither may take the other's processes for its own.
+pub fn cgroup(cache: &Path, name: &str) -> String {
+    let key = KeyBuilder::default()
+        .with("cache", cache.as_os_str().as_encoded_bytes())
+        .finish();
+    format!("{name}-{}", key.short())
+}
+
+/// A lab's name becomes a folder and a part of its cgroups' name.
 pub fn check_name(name: &str) -> Result<()> {
     let fits = !name.is_empty()
         && name.len() <= 32
@@ -195,6 +209,14 @@ pub(crate) mod tests {
             Path::new("/run/holdfast/parts/etcd/etcd")
         );
         assert_eq!(lab.inside(Path::new("/bin/sh")), Path::new("/bin/sh"));
+    }
+
+    #[test]
+    fn labs_of_one_name_in_two_caches_are_told_apart() {
+        assert_ne!(
+            cgroup(Path::new("/a"), "e2e"),
+            cgroup(Path::new("/b"), "e2e")
+        );
     }
 
     #[test]

@@ -264,7 +264,7 @@ fn end(lab: &Lab, nodes: Vec<RunningNode>) -> Result<()> {
     }
     let started = Instant::now();
     loop {
-        let left = cgroup::processes(&lab.name)?;
+        let left = cgroup::processes(&lab.cgroup())?;
         if left.is_empty() {
             break;
         }
@@ -276,7 +276,7 @@ fn end(lab: &Lab, nodes: Vec<RunningNode>) -> Result<()> {
             });
         }
         if started.elapsed() > Duration::from_secs(2) {
-            cgroup::end_processes(&lab.name)?;
+            cgroup::end_processes(&lab.cgroup())?;
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::cgroup;
 use crate::error::{Attempt as _, Error, Result};
-use crate::spec::folder;
+use crate::spec::{self, folder};
 use crate::supervisor::State;
 
 /// How long the kernel may take to let go of a cgroup or a folder.
@@ -32,15 +32,16 @@ pub fn presence(cache: &Path, name: &str) -> Result<Presence> {
     if State::load(&folder).is_some_and(|state| state.is_alive()) {
         return Ok(Presence::Running);
     }
-    if folder.exists() || cgroup::labs()?.iter().any(|known| known == name) {
+    if folder.exists() || cgroup::exists(&spec::cgroup(cache, name))? {
         return Ok(Presence::Left);
     }
     Ok(Presence::Absent)
 }
 
-/// Every lab that there is anything of.
+/// Every lab of this cache that there is anything of. The folder goes last, so
+/// a lab without a folder has left nothing else either.
 pub fn all(cache: &Path) -> Result<Vec<(String, Presence)>> {
-    let mut names = cgroup::labs()?;
+    let mut names = Vec::new();
     if let Ok(listing) = fs::read_dir(cache.join("labs")) {
         names.extend(
             listing
@@ -49,7 +50,6 @@ pub fn all(cache: &Path) -> Result<Vec<(String, Presence)>> {
         );
     }
     names.sort_unstable();
-    names.dedup();
     names
         .into_iter()
         .map(|name| Ok((name.clone(), presence(cache, &name)?)))
@@ -92,11 +92,12 @@ fn ask_to_end(state: &State) -> Result<()> {
 
 /// Removes the processes, cgroups and folder of a lab without a supervisor.
 pub fn remove_remains(cache: &Path, name: &str) -> Result<()> {
+    let cgroup = spec::cgroup(cache, name);
     let started = Instant::now();
     loop {
-        let running = cgroup::end_processes(name)?;
+        let running = cgroup::end_processes(&cgroup)?;
         // A cgroup stays busy for a moment after its last process.
-        let stuck = cgroup::remove(name)?;
+        let stuck = cgroup::remove(&cgroup)?;
         match stuck {
             None => break,
             Some(path) if started.elapsed() > DEADLINE => {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
+use nix::sys::signal::Signal;
 
 use super::Image;
 use crate::cache::{Address, Cache, KeyBuilder};
@@ -52,7 +53,8 @@ pub fn ensure(
         let own = std::env::current_exe().attempt(|| "find this program".to_owned())?;
         // A mount namespace of its own, so that an interrupted import leaves no mount behind;
         // a process namespace, so that it leaves no containerd behind.
-        Program::tied("unshare")
+        // `unshare --fork` ignores SIGTERM.
+        Program::tied_by(Signal::SIGKILL, "unshare")
             .args(["--mount", "--propagation=private", "--pid", "--fork"])
             .args(["--kill-child=SIGKILL", "--mount-proc"])
             .arg(own)

@@ -36,7 +36,7 @@ pub const INNER: &str = "__lab-init";
 /// Prints the id of process 1, as the machine sees it, on standard output.
 pub fn run_outer(folder: &Path, name: &str) -> Result<()> {
     let lab = Lab::load(folder)?;
-    cgroup::enter(&lab.name, name)?;
+    cgroup::enter(&lab.cgroup(), name)?;
     unshare(
         CloneFlags::CLONE_NEWCGROUP
             | CloneFlags::CLONE_NEWIPC

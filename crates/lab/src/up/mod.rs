@@ -128,7 +128,7 @@ pub fn start(
             store: prepared.store.clone(),
         },
     )?;
-    let _lock = cache.lock(&format!("lab-{}", wanted.name))?;
+    let _lock = cache.lock(&lock_name(&wanted.name))?;
     make_room(cache, &wanted.name, progress)?;
     let folder = lab.folder();
     fs::create_dir_all(&folder).attempt(|| "make the lab's folder".to_owned())?;
@@ -154,7 +154,7 @@ pub fn start(
     Ok(running)
 }
 
-/// Sweeps what a killed lab of that name left; refuses if it still runs.
+/// Sweeps what killed labs left; refuses if a lab of that name still runs.
 fn make_room(cache: &Cache, name: &str, progress: &Progress) -> Result<()> {
     for (found, presence) in sweep::all(cache.root())? {
         match presence {
@@ -167,15 +167,24 @@ fn make_room(cache: &Cache, name: &str, progress: &Progress) -> Result<()> {
                 });
             }
             Presence::Left => {
-                progress.note(&format!(
-                    "removing what a killed lab named {found} left behind"
-                ));
-                sweep::remove_remains(cache.root(), &found)?;
+                // Another lab may be starting right now; whoever starts it holds its lock,
+                // as this process holds the one of `name`.
+                let lock = cache.try_lock(&lock_name(&found))?;
+                if found == name || lock.is_some() {
+                    progress.note(&format!(
+                        "removing what a killed lab named {found} left behind"
+                    ));
+                    sweep::remove_remains(cache.root(), &found)?;
+                }
             }
             Presence::Running | Presence::Absent => {}
         }
     }
     Ok(())
+}
+
+fn lock_name(lab: &str) -> String {
+    format!("lab-{lab}")
 }
 
 /// The supervisor's own log outlives the lab's folder, so that a failed start can be read.
