@@ -49,8 +49,7 @@ impl Machine {
             names.sort_unstable();
             names
         };
-        let mounts =
-            fs::read_to_string("/proc/self/mountinfo").context("listing the mounts")?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo").context("listing the mounts")?;
         Ok(Self {
             links: names("/sys/class/net"),
             routes: fs::read_to_string("/proc/net/route").context("listing the routes")?,
@@ -118,7 +117,11 @@ impl AttachedLab {
         let started = Instant::now();
         while sweep::presence(self.cache.root(), &self.name)? != Presence::Absent {
             if started.elapsed() > DEADLINE {
-                bail!("of the lab {} there is still {}", self.name, self.remains()?);
+                bail!(
+                    "of the lab {} there is still {}",
+                    self.name,
+                    self.remains()?
+                );
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -132,14 +135,21 @@ impl AttachedLab {
     /// what may stay are cgroups without processes and the lab's folder.
     pub fn wait_until_killed(&mut self) -> Result<()> {
         let started = Instant::now();
-        while self.state.is_alive() || !lab::cgroup::processes(&self.name)?.is_empty() {
+        while self.state.is_alive() || !lab::cgroup::processes(&self.cgroup())?.is_empty() {
             if started.elapsed() > DEADLINE {
-                bail!("of the lab {} there is still {}", self.name, self.remains()?);
+                bail!(
+                    "of the lab {} there is still {}",
+                    self.name,
+                    self.remains()?
+                );
             }
             std::thread::sleep(Duration::from_millis(50));
         }
         let _ = self.command.kill();
-        self.command.wait().map(drop).context("waiting for the command")
+        self.command
+            .wait()
+            .map(drop)
+            .context("waiting for the command")
     }
 
     /// Runs `lab down` and requires that nothing is left then.
@@ -149,7 +159,10 @@ impl AttachedLab {
             .output()
             .context("running lab down")?;
         if !output.status.success() {
-            bail!("lab down failed: {}", String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "lab down failed: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
         let found = sweep::presence(self.cache.root(), &self.name)?;
         if found != Presence::Absent {
@@ -158,12 +171,16 @@ impl AttachedLab {
         self.check_machine()
     }
 
+    fn cgroup(&self) -> String {
+        lab::spec::cgroup(self.cache.root(), &self.name)
+    }
+
     fn remains(&self) -> Result<String> {
         let folder: PathBuf = lab::spec::folder(self.cache.root(), &self.name);
         Ok(format!(
             "processes {:?}, cgroups {}, folder {}",
-            lab::cgroup::processes(&self.name)?,
-            lab::cgroup::labs()?.contains(&self.name),
+            lab::cgroup::processes(&self.cgroup())?,
+            lab::cgroup::exists(&self.cgroup())?,
             folder.exists()
         ))
     }
