@@ -16,7 +16,7 @@ use lab::up::{self, Prepared, Running, Wanted};
 use crate::cli::{E2eArgs, Suite};
 use crate::evidence;
 use crate::interrupt;
-use crate::results::{Outcome, Results};
+use crate::results::{Machine, Outcome, Results};
 use crate::workspace::{self, say, tell};
 
 /// Every suite, in the order that tells most first.
@@ -56,6 +56,7 @@ pub(crate) fn run(args: &E2eArgs) -> Result<ExitCode> {
     );
     results.phase("evidence", phase.elapsed(), Outcome::Passed);
 
+    let memory = lab::cgroup::working_set(&running.lab.cgroup())?;
     if args.keep || args.reuse {
         tell(&format!(
             "the cluster stays: export KUBECONFIG={}\n",
@@ -67,7 +68,7 @@ pub(crate) fn run(args: &E2eArgs) -> Result<ExitCode> {
         results.phase("cluster down", phase.elapsed(), Outcome::Passed);
     }
     carried_out?;
-    let outcome = results.write(&machine())?;
+    let outcome = results.write(&machine(memory))?;
     summary(&results, outcome, started, args);
     Ok(match outcome {
         Outcome::Passed => ExitCode::SUCCESS,
@@ -212,19 +213,19 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     fs_err::canonicalize(path).context("finding a folder named on the command line")
 }
 
-/// What a reader needs to weigh the figures.
-fn machine() -> serde_json::Value {
+fn machine(lab_memory_bytes: Option<u64>) -> Machine {
     let read = |path: &str| {
         fs_err::read_to_string(path)
             .unwrap_or_default()
             .trim()
             .to_owned()
     };
-    serde_json::json!({
-        "kernel": read("/proc/sys/kernel/osrelease"),
-        "processors": std::thread::available_parallelism().map_or(0, usize::from),
-        "load": read("/proc/loadavg"),
-    })
+    Machine {
+        kernel: read("/proc/sys/kernel/osrelease"),
+        processors: std::thread::available_parallelism().map_or(0, usize::from),
+        load: read("/proc/loadavg"),
+        lab_memory_bytes,
+    }
 }
 
 fn summary(results: &Results, outcome: Outcome, started: Instant, args: &E2eArgs) {

@@ -1,10 +1,11 @@
 //! The folder of a run's results, and the report that sums it up.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use fs_err as fs;
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -19,8 +20,22 @@ pub(crate) struct Results {
 #[derive(Debug, Clone, Serialize)]
 struct Phase {
     name: &'static str,
+    started: Timestamp,
     milliseconds: u128,
     outcome: Outcome,
+}
+
+/// What a reader needs to weigh the figures.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Machine {
+    /// The kernel's release.
+    pub(crate) kernel: String,
+    /// Processors.
+    pub(crate) processors: usize,
+    /// `/proc/loadavg` at the end of the run.
+    pub(crate) load: String,
+    /// Working set of the whole lab before it was taken down.
+    pub(crate) lab_memory_bytes: Option<u64>,
 }
 
 /// How a phase ended.
@@ -31,45 +46,12 @@ pub(crate) enum Outcome {
     Failed,
 }
 
-/// The last component of the run's name; `latest` points to it.
-fn run_name(now: SystemTime) -> String {
-    let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (year, month, day) = civil_date(seconds / 86_400);
-    let of_day = seconds % 86_400;
-    format!(
-        "{year:04}{month:02}{day:02}-{:02}{:02}{:02}-{}",
-        of_day / 3600,
-        of_day / 60 % 60,
-        of_day % 60,
-        std::process::id()
-    )
-}
-
-/// Year, month and day of a count of days since 1970-01-01.
-///
-/// Algorithm: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-fn civil_date(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    (year, month, day)
-}
-
 impl Results {
     /// Makes the folder of a new run in `target/holdfast/` and points `latest` to it.
     pub(crate) fn new(target: &Path) -> Result<Self> {
         let parent = target.join("holdfast");
-        let name = run_name(SystemTime::now());
+        let now = Timestamp::now();
+        let name = format!("{}-{}", now.strftime("%Y%m%d-%H%M%S"), std::process::id());
         let folder = parent.join(&name);
         fs::create_dir_all(folder.join("evidence")).context("making the results folder")?;
         let scratch = parent.join(format!("latest-{}", std::process::id()));
@@ -86,10 +68,11 @@ impl Results {
         &self.folder
     }
 
-    /// Records a phase.
+    /// Records a phase that ends now.
     pub(crate) fn phase(&mut self, name: &'static str, took: Duration, outcome: Outcome) {
         self.phases.push(Phase {
             name,
+            started: Timestamp::now() - took,
             milliseconds: took.as_millis(),
             outcome,
         });
@@ -115,7 +98,7 @@ impl Results {
     }
 
     /// Writes `report.json`. Returns whether every promise was kept.
-    pub(crate) fn write(&self, machine: &Value) -> Result<Outcome> {
+    pub(crate) fn write(&self, machine: &Machine) -> Result<Outcome> {
         let verdicts = self.reports("verdicts");
         let faults = self.reports("faults");
         let phases_passed = self
@@ -165,13 +148,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_become_dates() {
-        assert_eq!(civil_date(0), (1970, 1, 1));
-        assert_eq!(civil_date(11_016), (2000, 2, 29));
-        assert_eq!(civil_date(20_780), (2026, 11, 23));
-    }
-
-    #[test]
     fn a_broken_promise_fails_the_run_even_when_every_phase_passed() {
         let target = tempfile::tempdir().unwrap();
         let mut results = Results::new(target.path()).unwrap();
@@ -179,9 +155,9 @@ mod tests {
         let verdicts = results.folder().join("verdicts");
         fs::create_dir(&verdicts).unwrap();
         fs::write(verdicts.join("a.json"), r#"{"kept": true}"#).unwrap();
-        assert_eq!(results.write(&Value::Null).unwrap(), Outcome::Passed);
+        assert_eq!(results.write(&Machine::default()).unwrap(), Outcome::Passed);
         fs::write(verdicts.join("b.json"), r#"{"kept": false}"#).unwrap();
-        assert_eq!(results.write(&Value::Null).unwrap(), Outcome::Failed);
+        assert_eq!(results.write(&Machine::default()).unwrap(), Outcome::Failed);
     }
 
     #[test]

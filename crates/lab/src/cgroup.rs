@@ -192,6 +192,30 @@ fn children(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The memory that a lab cannot do without, in bytes: usage less the file cache
+/// that the kernel would drop first, as the kubelet counts it. `None` without a memory controller.
+pub fn working_set(lab: &str) -> Result<Option<u64>> {
+    for hierarchy in mounted()? {
+        let folder = lab_folder(&hierarchy, lab);
+        let (usage, inactive) = match hierarchy.generation {
+            Generation::V1 => ("memory.usage_in_bytes", "total_inactive_file "),
+            Generation::V2 => ("memory.current", "inactive_file "),
+        };
+        let Ok(usage) = std::fs::read_to_string(folder.join(usage)) else {
+            continue;
+        };
+        let statistics = fs::read_to_string(folder.join("memory.stat"))
+            .attempt(|| "read the lab's memory use".to_owned())?;
+        let inactive = statistics
+            .lines()
+            .find_map(|line| line.strip_prefix(inactive)?.parse::<u64>().ok())
+            .unwrap_or_default();
+        let usage: u64 = usage.trim().parse().unwrap_or_default();
+        return Ok(Some(usage.saturating_sub(inactive)));
+    }
+    Ok(None)
+}
+
 /// Ends by id whatever still runs in a lab's cgroups.
 pub fn end_processes(lab: &str) -> Result<usize> {
     let pids = processes(lab)?;
