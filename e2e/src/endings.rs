@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -61,6 +61,104 @@ impl Machine {
             network_namespaces: names("/run/netns"),
         })
     }
+
+    /// Links, routes, mounts and named namespaces must be what they were.
+    fn require_unchanged(&self, lab: &str) -> Result<()> {
+        let after = Self::look()?;
+        if after != *self {
+            bail!(
+                "the machine is not as it was before the lab {lab}:\nbefore {self:#?}\nafter {after:#?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What a machine was like before something was done, to be compared with afterwards.
+#[derive(Debug)]
+pub struct Before {
+    machine: Machine,
+    cache: Cache,
+}
+
+impl Before {
+    /// Looks at the machine.
+    pub fn look() -> Result<Self> {
+        Ok(Self {
+            machine: Machine::look()?,
+            cache: Cache::open().context("opening the cache")?,
+        })
+    }
+
+    /// Waits until nothing of the named lab is left, and requires that the machine is as it was.
+    pub fn wait_until_gone(&self, name: &str) -> Result<()> {
+        let started = Instant::now();
+        while sweep::presence(self.cache.root(), name)? != Presence::Absent {
+            if started.elapsed() > DEADLINE {
+                bail!("there is still something of the lab {name}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.machine.require_unchanged(name)
+    }
+
+    /// Like [`Before::wait_until_gone`], but a supervisor that had not yet begun to hold the lab
+    /// may leave an empty folder, without any process, which `lab down` removes.
+    pub fn wait_until_gone_or_swept(&self, run: &Run, name: &str) -> Result<()> {
+        let started = Instant::now();
+        let cgroup = lab::spec::cgroup(self.cache.root(), name);
+        loop {
+            let gone = sweep::presence(self.cache.root(), name)? == Presence::Absent;
+            let quiet = lab::cgroup::processes(&cgroup)?.is_empty();
+            // Time enough for a supervisor that does hold the lab to end it by itself.
+            if gone || (quiet && started.elapsed() > Duration::from_secs(3)) {
+                break;
+            }
+            if started.elapsed() > DEADLINE {
+                bail!("processes of the lab {name} are still there");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        lab_command(run, &["down", "--lab", name])?;
+        self.wait_until_gone(name)
+    }
+}
+
+/// Runs a `lab` command to its end.
+pub fn lab_command(run: &Run, args: &[&str]) -> Result<Output> {
+    Command::new(&run.xtask)
+        .arg("lab")
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("running lab {}", args.join(" ")))
+}
+
+/// Starts a lab and kills the command after a moment, while the lab is still starting.
+pub fn kill_while_starting(run: &Run, name: &str, moment: Duration) -> Result<()> {
+    let mut command = Command::new(&run.xtask)
+        .args(["lab", "up", "--life", "attached", "--lab", name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("starting a lab")?;
+    let started = Instant::now();
+    let folder = Cache::open()
+        .context("opening the cache")?
+        .root()
+        .join("labs")
+        .join(name);
+    // Building what the lab needs comes first; the moment counts from the lab's own start.
+    while !folder.exists() {
+        if started.elapsed() > DEADLINE {
+            bail!("the lab {name} did not begin to start");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(moment);
+    command.kill().context("killing the command")?;
+    command.wait().map(drop).context("waiting for the command")
 }
 
 impl AttachedLab {
@@ -128,7 +226,7 @@ impl AttachedLab {
         // The command itself is this test's child.
         let _ = self.command.kill();
         self.command.wait().context("waiting for the command")?;
-        self.check_machine()
+        self.before.require_unchanged(&self.name)
     }
 
     /// Waits until the lab's supervisor is gone, and with it every process of the lab;
@@ -168,7 +266,7 @@ impl AttachedLab {
         if found != Presence::Absent {
             bail!("after lab down there is still {}", self.remains()?);
         }
-        self.check_machine()
+        self.before.require_unchanged(&self.name)
     }
 
     fn cgroup(&self) -> String {
@@ -183,19 +281,6 @@ impl AttachedLab {
             lab::cgroup::exists(&self.cgroup())?,
             folder.exists()
         ))
-    }
-
-    /// Links, routes, mounts and named namespaces must be what they were before.
-    fn check_machine(&self) -> Result<()> {
-        let after = Machine::look()?;
-        if after != self.before {
-            bail!(
-                "the machine is not as it was before the lab {}:\nbefore {:#?}\nafter {after:#?}",
-                self.name,
-                self.before
-            );
-        }
-        Ok(())
     }
 }
 

@@ -1,9 +1,53 @@
 //! However a lab ends, nothing is left behind: no process, namespace, link, route, mount, cgroup or folder.
 
+use std::net::TcpListener;
+use std::time::Duration;
+
 use anyhow::Result;
 use e2e::Run;
-use e2e::endings::AttachedLab;
+use e2e::endings::{self, AttachedLab, Before};
 use nix::sys::signal::Signal;
+
+#[test]
+fn an_ordinary_end_leaves_nothing() -> Result<()> {
+    let run = Run::from_environment()?;
+    let before = Before::look()?;
+    let up = endings::lab_command(&run, &["up", "--lab", "end-down"])?;
+    assert!(up.status.success(), "{up:?}");
+    let down = endings::lab_command(&run, &["down", "--lab", "end-down"])?;
+    assert!(down.status.success(), "{down:?}");
+    before.wait_until_gone("end-down")
+}
+
+#[test]
+fn a_failed_start_leaves_nothing_and_says_why() -> Result<()> {
+    let run = Run::from_environment()?;
+    let before = Before::look()?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let port = taken.local_addr()?.port().to_string();
+    let up = endings::lab_command(&run, &["up", "--lab", "end-busy", "--api-port", &port])?;
+    let said = String::from_utf8_lossy(&up.stderr).into_owned();
+    assert!(!up.status.success(), "{said}");
+    assert!(
+        said.contains(&format!("port {port} of 127.0.0.1 is in use")),
+        "{said}"
+    );
+    assert!(said.contains("hint: "), "{said}");
+    before.wait_until_gone("end-busy")
+}
+
+#[test]
+fn a_command_killed_while_the_lab_starts_leaves_nothing() -> Result<()> {
+    let run = Run::from_environment()?;
+    let before = Before::look()?;
+    // The first falls into the making of keys and namespaces, the others into the start of programs.
+    for milliseconds in [0, 30, 200, 1000] {
+        let moment = Duration::from_millis(milliseconds);
+        endings::kill_while_starting(&run, "end-early", moment)?;
+        before.wait_until_gone_or_swept(&run, "end-early")?;
+    }
+    Ok(())
+}
 
 #[test]
 fn ctrl_c_leaves_nothing() -> Result<()> {
