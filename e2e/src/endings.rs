@@ -35,6 +35,8 @@ struct Machine {
     routes: String,
     mounts: Vec<String>,
     network_namespaces: Vec<String>,
+    /// What lies in the folders that charts and the kubelet write to.
+    folders: Vec<Vec<String>>,
 }
 
 impl Machine {
@@ -59,6 +61,9 @@ impl Machine {
                 .map(|line| line.split(' ').skip(2).collect::<Vec<_>>().join(" "))
                 .collect(),
             network_namespaces: names("/run/netns"),
+            folders: ["/etc", "/opt", "/run", "/var", "/var/lib", "/sys/fs/bpf"]
+                .map(names)
+                .to_vec(),
         })
     }
 

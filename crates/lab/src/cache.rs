@@ -114,6 +114,12 @@ impl Cache {
     pub fn at(root: &Path) -> Result<Self> {
         fs::create_dir_all(root).attempt(|| "make the cache folder".to_owned())?;
         let root = fs::canonicalize(root).attempt(|| "resolve the cache folder".to_owned())?;
+        if root.starts_with("/run") {
+            return Err(Error::Unmet {
+                what: format!("the cache cannot lie in {}", root.display()),
+                hint: "a lab covers /run: point HOLDFAST_CACHE to a folder on a disk".to_owned(),
+            });
+        }
         Ok(Self { root })
     }
 

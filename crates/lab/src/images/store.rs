@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 
 use super::Image;
@@ -23,6 +24,8 @@ pub const FILL: &str = "__lab-store";
 pub const SNAPSHOTS: &str = "io.containerd.snapshotter.v1.overlayfs/snapshots";
 /// Where containerd keeps image manifests and layers, below its root.
 pub const BLOBS: &str = "io.containerd.content.v1.content/blobs/sha256";
+/// Where containerd keeps its sockets while a store is filled.
+const STATE: &str = "/run";
 /// The files that say which layers and images there are, below its root.
 pub const DATABASES: &[&str] = &[
     "io.containerd.metadata.v1.bolt/meta.db",
@@ -70,16 +73,27 @@ pub fn ensure(
 
 /// Runs containerd on `folder/root` and imports the archives. Called inside [`ensure`]'s namespaces.
 pub fn fill(containerd: &Path, folder: &Path, archives: &[std::path::PathBuf]) -> Result<()> {
-    let state = tempfile::tempdir().attempt(|| "make containerd's state folder".to_owned())?;
+    // Over the machine's /run, in this mount namespace alone: short paths for sockets,
+    // and nothing to remove afterwards.
+    mount(
+        Some("tmpfs"),
+        STATE,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=755"),
+    )
+    .attempt(|| "make containerd's state folder".to_owned())?;
+    let state = Path::new(STATE);
     let root = folder.join("root");
-    let socket = state.path().join("containerd.sock");
-    let config = state.path().join("config.toml");
+    let socket = state.join("containerd.sock");
+    let config = state.join("config.toml");
     let text = format!(
         "version = 3\nroot = \"{}\"\nstate = \"{}\"\n\
-         disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.runtime\", \"io.containerd.cri.v1.images\"]\n\
+         disabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.cri.v1.runtime\", \
+         \"io.containerd.cri.v1.images\", \"io.containerd.internal.v1.opt\"]\n\
          [grpc]\naddress = \"{}\"\n",
         root.display(),
-        state.path().display(),
+        state.display(),
         socket.display()
     );
     fs::write(&config, text).attempt(|| "configure containerd".to_owned())?;
