@@ -140,7 +140,7 @@ fn prove(
         .arg(built.prepared.charts())
         .arg("--helm")
         .arg(built.prepared.tools.helm())
-        .run_with_lines(|line| progress.note(&format!("holdfast: {line}")));
+        .run_showing(|line| progress.note(&format!("holdfast: {line}")));
     if let Err(error) = install {
         results.phase("install", phase.elapsed(), Outcome::Failed);
         lab::report(&error);
@@ -167,7 +167,7 @@ fn prove(
         .env("HOLDFAST_POLICIES", absolute(&args.policies)?)
         .env("HOLDFAST_CHARTS", built.prepared.charts())
         .env("HOLDFAST_HELM", built.prepared.tools.helm())
-        .run_with_lines(|line| tell(&format!("{line}\n")));
+        .run_showing(|line| tell(&format!("{line}\n")));
     let outcome = match tests {
         Ok(()) => Outcome::Passed,
         Err(_) => Outcome::Failed,

@@ -78,23 +78,19 @@ impl Results {
         });
     }
 
-    /// The verdict lines of this run, those of faults made on purpose last.
+    /// The verdict lines of this run with their figures, those of faults made on purpose last.
     pub(crate) fn verdict_lines(&self) -> Vec<String> {
-        ["verdicts", "faults"]
-            .iter()
-            .flat_map(|kind| {
-                sorted(&self.folder.join(kind), "txt")
-                    .into_iter()
-                    .map(move |path| (kind, path))
-            })
-            .map(|(kind, path)| {
+        let mut lines = Vec::new();
+        for (kind, prefix) in [("verdicts", ""), ("faults", "made on purpose: ")] {
+            for path in sorted(&self.folder.join(kind), "txt") {
                 let line = fs::read_to_string(&path).unwrap_or_default();
-                match *kind {
-                    "faults" => format!("made on purpose: {}", line.trim()),
-                    _ => line.trim().to_owned(),
-                }
-            })
-            .collect()
+                lines.push(format!("{prefix}{}", line.trim()));
+                let report = fs::read(path.with_extension("json")).unwrap_or_default();
+                let report = serde_json::from_slice(&report).unwrap_or_default();
+                lines.extend(figures(&report).map(|figures| format!("           {figures}")));
+            }
+        }
+        lines
     }
 
     /// Writes `report.json`. Returns whether every promise was kept.
@@ -131,6 +127,18 @@ impl Results {
     }
 }
 
+/// How fast the control was, where that was measured.
+fn figures(report: &Value) -> Option<String> {
+    let latency = |name: &str| report["latency"][name].as_u64();
+    Some(format!(
+        "from apply to first drop {} ms, from delete to first pass {} ms, one pass over {} cells {} ms",
+        latency("apply_to_first_drop_ms")?,
+        latency("delete_to_first_pass_ms")?,
+        report["counts"]["cells"].as_u64()?,
+        report["passes"][0]["duration_ms"].as_u64()?,
+    ))
+}
+
 fn sorted(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = fs::read_dir(folder)
         .into_iter()
@@ -158,6 +166,21 @@ mod tests {
         assert_eq!(results.write(&Machine::default()).unwrap(), Outcome::Passed);
         fs::write(verdicts.join("b.json"), r#"{"kept": false}"#).unwrap();
         assert_eq!(results.write(&Machine::default()).unwrap(), Outcome::Failed);
+    }
+
+    #[test]
+    fn figures_are_shown_only_where_they_were_measured() {
+        let measured = serde_json::json!({
+            "latency": {"apply_to_first_drop_ms": 236, "delete_to_first_pass_ms": 868},
+            "counts": {"cells": 306},
+            "passes": [{"duration_ms": 925}],
+        });
+        assert_eq!(
+            figures(&measured).unwrap(),
+            "from apply to first drop 236 ms, from delete to first pass 868 ms, one pass over 306 cells 925 ms"
+        );
+        let not = serde_json::json!({"latency": {"apply_to_first_drop_ms": null}});
+        assert_eq!(figures(&not), None);
     }
 
     #[test]

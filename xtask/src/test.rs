@@ -23,7 +23,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     progress.note("checking the format");
     workspace::cargo()
         .args(["fmt", "--all", "--check"])
-        .run_with_lines(show)
+        .run_showing(show)
         .context("the format differs; `cargo fmt --all` mends it")?;
     progress.note("checking the house rules");
     let tidy = tidy::run()?;
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     workspace::cargo()
         .args(["clippy", "--workspace", "--all-targets", "--quiet", "--"])
         .args(["--deny", "warnings"])
-        .run_with_lines(show)
+        .run_showing(show)
         .context("clippy has complaints")?;
     progress.note("running the tests");
     let profile = if std::env::var_os("CI").is_some() {
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     workspace::cargo()
         .args(["nextest", "run", "--workspace", "--profile", profile])
         .env("PATH", path)
-        .run_with_lines(show)
+        .run_showing(show)
         .context("tests failed")?;
     Ok(ExitCode::SUCCESS)
 }

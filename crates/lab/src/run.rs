@@ -150,6 +150,20 @@ impl Program {
         self.read().map(drop)
     }
 
+    /// Runs it and shows its merged output as it comes. A failure does not repeat it.
+    pub fn run_showing(&self, show: impl FnMut(&str)) -> Result<()> {
+        self.run_with_lines(show).map_err(|error| match error {
+            Error::Command {
+                command, status, ..
+            } => Error::Command {
+                command,
+                status,
+                tail: String::new(),
+            },
+            other => other,
+        })
+    }
+
     /// Runs it and hands each line of its merged output to `line` as it comes.
     pub fn run_with_lines(&self, mut line: impl FnMut(&str)) -> Result<()> {
         let reader = self
