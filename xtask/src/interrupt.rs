@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::signal_name;
 
 use crate::workspace::tell;
 
@@ -15,18 +17,29 @@ pub(crate) fn attach(cache: PathBuf, lab: &str) {
     *ATTACHED.lock().unwrap_or_else(PoisonError::into_inner) = Some((cache, lab.to_owned()));
 }
 
-/// Handles signals from here on. Called before any other thread exists.
+/// Leaves Ctrl-C to the program that has the terminal: a shell on a node.
+///
+/// Handled and dropped in this process; a program starts with the default again.
+pub(crate) fn leave_to_child() {
+    if let Ok(mut signals) = Signals::new([SIGINT]) {
+        std::thread::spawn(move || signals.forever().for_each(drop));
+    }
+}
+
+/// Handles signals from here on.
 ///
 /// The lab would end without this too, since its lifeline closes with this
 /// process; waiting for it means that the prompt returns when it is gone.
 pub(crate) fn watch() {
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-    if signals.thread_block().is_err() {
+    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else {
         return;
-    }
+    };
     std::thread::spawn(move || {
-        let Ok(signal) = signals.wait() else { return };
-        tell(&format!("\ninterrupted by {signal}\n"));
+        let Some(signal) = signals.forever().next() else {
+            return;
+        };
+        let name = signal_name(signal).unwrap_or("a signal");
+        tell(&format!("\ninterrupted by {name}\n"));
         let attached = ATTACHED
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -37,6 +50,6 @@ pub(crate) fn watch() {
                 lab::report(&error);
             }
         }
-        std::process::exit(128 + signal as i32);
+        std::process::exit(128 + signal);
     });
 }

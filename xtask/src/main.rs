@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, LabCommand};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -24,7 +24,11 @@ fn main() -> ExitCode {
         return code;
     }
     let cli = Cli::parse();
-    interrupt::watch();
+    if matches!(cli.command, Command::Lab(LabCommand::Shell { .. })) {
+        interrupt::leave_to_child();
+    } else {
+        interrupt::watch();
+    }
     let done = match cli.command {
         Command::E2e(args) => e2e::run(&args),
         Command::Lab(args) => lab_command::run(args),

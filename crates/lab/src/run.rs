@@ -191,17 +191,17 @@ impl Program {
             }
             tail.push_back(text.to_owned());
         }
-        let status = match reader.try_wait().attempt(|| self.attempt())? {
-            Some(output) => output.status,
-            // The reader has seen the end of output, so the program has ended or is about to.
-            None => return Ok(()),
-        };
-        if status.success() {
+        // At the end of output the reader has waited for the program, so there is a status.
+        let status = reader.try_wait().attempt(|| self.attempt())?;
+        if status.is_some_and(|output| output.status.success()) {
             return Ok(());
         }
         Err(Error::Command {
             command: self.line(),
-            status: status.to_string(),
+            status: status.map_or_else(
+                || "it closed its output and went on".to_owned(),
+                |output| output.status.to_string(),
+            ),
             tail: tail.into_iter().collect::<Vec<_>>().join("\n"),
         })
     }

@@ -11,9 +11,10 @@ use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
-use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::setsid;
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::cgroup;
 use crate::error::{Attempt as _, Error, Result};
@@ -75,7 +76,7 @@ pub fn start_time(pid: u32) -> Option<u64> {
 
 /// Why the supervisor's wait ended.
 enum Event {
-    Asked(Signal),
+    Asked(i32),
     OwnerGone,
     NodeEnded(String, String),
 }
@@ -99,11 +100,8 @@ pub struct Orders {
 /// Runs a lab until it is asked to end. Prints `ready` when every node has started.
 pub fn run(folder: &Path) -> Result<()> {
     setsid().attempt(|| "make a session of the supervisor's own".to_owned())?;
-    // Blocked here, before any thread exists; children get a clean mask from std.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
-    signals
-        .thread_block()
-        .attempt(|| "block signals".to_owned())?;
+    let signals =
+        Signals::new([SIGTERM, SIGINT, SIGHUP]).attempt(|| "handle signals".to_owned())?;
     let mut line = String::new();
     let mut input = BufReader::new(std::io::stdin());
     input
@@ -140,7 +138,7 @@ pub fn run(folder: &Path) -> Result<()> {
                     ),
                 }),
                 Ok(Event::Asked(signal)) => {
-                    log(&format!("ending the lab: {signal}"));
+                    log(&format!("ending the lab: signal {signal}"));
                     Ok(())
                 }
                 Ok(Event::OwnerGone) | Err(_) => {
@@ -155,9 +153,9 @@ pub fn run(folder: &Path) -> Result<()> {
     ended.and(swept)
 }
 
-fn watch_signals(signals: SigSet, events: Sender<Event>) {
+fn watch_signals(mut signals: Signals, events: Sender<Event>) {
     std::thread::spawn(move || {
-        while let Ok(signal) = signals.wait() {
+        for signal in signals.forever() {
             let _ = events.send(Event::Asked(signal));
         }
     });
