@@ -55,8 +55,8 @@ pub(crate) enum Suite {
     Smoke,
     /// Broken policy, audit mode, no enforcement, stopped agent: each must get the right verdict.
     Faults,
-    /// However a lab ends, nothing is left behind.
-    Endings,
+    /// The lab's commands; and however a lab ends, nothing is left behind.
+    Lab,
 }
 
 impl Suite {
@@ -65,7 +65,7 @@ impl Suite {
         match self {
             Self::Smoke => "smoke",
             Self::Faults => "faults",
-            Self::Endings => "endings",
+            Self::Lab => "lab",
         }
     }
 }
