@@ -80,18 +80,17 @@ fn build(cache: &Cache, args: &E2eArgs, progress: &Progress) -> Result<Built> {
     let installing = args.install.installing();
     packages::ensure(cache, installing, progress)?;
     let inputs = workspace::lab_inputs(progress)?;
-    let holdfast = workspace::holdfast(progress)?;
     let nextest = packages::nextest(cache, installing, progress)?;
-    let step = progress.step("building the cluster tests");
+    let step = progress.step("building holdfast and the cluster tests");
     nextest_command(&nextest)
         .arg("--no-run")
         .run_with_lines(|line| step.detail(line.trim()))
-        .context("building the cluster tests")?;
+        .context("building holdfast and the cluster tests")?;
     step.done();
     let prepared = up::prepare(cache, &inputs, installing, progress)?;
     Ok(Built {
         prepared,
-        holdfast,
+        holdfast: workspace::holdfast(),
         nextest,
     })
 }
@@ -202,7 +201,9 @@ fn nextest_command(nextest: &Path) -> Program {
                 std::env::var("PATH").unwrap_or_default()
             ),
         )
-        .args(["nextest", "run", "--profile", "e2e", "--package", "e2e"])
+        // The whole workspace, as `cargo xtask test` builds it: with a smaller choice of
+        // packages cargo chooses other features and builds every dependency again.
+        .args(["nextest", "run", "--workspace", "--profile", "e2e"])
         // The output is passed on line by line, so nextest cannot tell a terminal by itself.
         .args(["--color", "never"])
 }

@@ -46,15 +46,9 @@ pub(crate) fn lab_inputs(progress: &Progress) -> Result<Inputs> {
     })
 }
 
-/// Builds the installer and returns the path of `holdfast`.
-pub(crate) fn holdfast(progress: &Progress) -> Result<PathBuf> {
-    let step = progress.step("building holdfast");
-    cargo()
-        .args(["build", "--package", "installer", "--bin", "holdfast"])
-        .run_with_lines(|line| step.detail(line.trim()))
-        .context("building holdfast")?;
-    step.done();
-    Ok(target().join("debug/holdfast"))
+/// Where the tests' build leaves the program under test.
+pub(crate) fn holdfast() -> PathBuf {
+    target().join("debug/holdfast")
 }
 
 /// Prints an error, its causes and its hint.
