@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod evidence;
 pub mod model;
+pub mod policies;
 pub mod report;
 pub mod table;
 pub mod trial;

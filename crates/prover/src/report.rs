@@ -128,7 +128,7 @@ impl Report {
             promised: options.promised,
             kept: judgement.verdict.keeps(options.promised),
             counts: Counts {
-                pods: trial.enforced.pods.len(),
+                pods: trial.pods.len(),
                 cells: trial.cells.len(),
                 allowed: trial.cells.len() - denied,
                 denied,
@@ -150,7 +150,6 @@ impl Report {
             latency,
             evidence: judgement.evidence.clone(),
             pods: trial
-                .enforced
                 .pods
                 .iter()
                 .map(|(pod, fact)| (pod.clone(), fact.ip))

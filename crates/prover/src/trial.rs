@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use probe::Outcome;
 use serde::Serialize;
 
-use crate::evidence::{EndpointFact, FlowEvent};
-use crate::model::PodRef;
+use crate::evidence::{EndpointFact, FlowEvent, Repository};
+use crate::model::{Labels, PodRef};
+use crate::policies::PolicyObject;
 use crate::table::{Cell, CellId};
 
 /// A whole proof: the table, and the three passes over it on the same pods.
@@ -16,6 +17,10 @@ use crate::table::{Cell, CellId};
 pub struct Trial {
     /// The expected table.
     pub cells: Vec<Cell>,
+    /// The pods as they were when the probing began.
+    pub pods: BTreeMap<PodRef, PodFact>,
+    /// The scenario's policies, by namespace and name.
+    pub policies: Vec<PodRef>,
     /// One evidence channel for each node that hosts a probed pod.
     pub channels: Vec<Channel>,
     /// With the policies.
@@ -48,8 +53,18 @@ pub struct Pass {
     pub rounds: u32,
     /// The pods as they were at the end of the pass.
     pub pods: BTreeMap<PodRef, PodFact>,
+    /// Why a probed pod is missing among `pods`.
+    pub absent: BTreeMap<PodRef, String>,
+    /// The policies about the probed pods before the first round.
+    pub policies_before: Vec<PolicyObject>,
+    /// The same after the last round.
+    pub policies_after: Vec<PolicyObject>,
     /// The control's endpoints at the end of the pass.
     pub endpoints: BTreeMap<PodRef, EndpointFact>,
+    /// Nodes on which the control's endpoints could not be read, with the reason.
+    pub unread: BTreeMap<String, String>,
+    /// What the control's agent on each node had taken in at the end of the pass, or why that is not known.
+    pub repositories: BTreeMap<String, Result<Repository, String>>,
     /// What came of each cell.
     pub observations: Vec<Observation>,
     /// What the control reported meanwhile.
@@ -80,6 +95,8 @@ pub struct PodFact {
     pub ip: IpAddr,
     /// Its node.
     pub node: String,
+    /// Its labels, by which policies select it.
+    pub labels: Labels,
 }
 
 /// What came of one cell in one pass.

@@ -8,19 +8,22 @@ use futures::{StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::api::{call, found};
 use super::error::ProveError;
-use crate::model::PodRef;
+use crate::model::{Labels, PodRef};
 use crate::trial::PodFact;
 
 const MANAGER: &str = "holdfast";
 const OWNER_LABEL: &str = "app.kubernetes.io/managed-by";
+/// What marks the objects of a proof, as a selector.
+pub(super) const OWNED: &str = "app.kubernetes.io/managed-by=holdfast";
 /// How often conditions without a watch are looked at.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -36,7 +39,10 @@ pub(super) async fn apply_all(
     }
     for document in documents.iter().filter(|document| !is_namespace(document)) {
         match document["kind"].as_str() {
-            Some("Pod") => apply::<Pod>(client, document, deadline).await?,
+            Some("Pod") => {
+                make_way(client, document, deadline).await?;
+                apply::<Pod>(client, document, deadline).await?;
+            }
             Some("Service") => apply::<Service>(client, document, deadline).await?,
             Some("NetworkPolicy") => apply::<NetworkPolicy>(client, document, deadline).await?,
             // Every other kind was refused when the manifests were read.
@@ -55,7 +61,7 @@ fn owned(document: &Value) -> Value {
     document
 }
 
-fn text<'a>(document: &'a Value, pointer: &str) -> &'a str {
+pub(super) fn text<'a>(document: &'a Value, pointer: &str) -> &'a str {
     document
         .pointer(pointer)
         .and_then(Value::as_str)
@@ -80,12 +86,17 @@ async fn apply_namespace(
     let name = text(document, "/metadata/name");
     let started = Instant::now();
     loop {
-        let existing = api
-            .get_opt(name)
-            .await
-            .map_err(ProveError::api("read", describe(document)))?;
-        if existing.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_none()) {
-            break;
+        let existing = call("read", describe(document), api.get_opt(name)).await?;
+        let Some(existing) = existing else { break };
+        if existing.metadata.deletion_timestamp.is_none() {
+            let labels = existing.metadata.labels.unwrap_or_default();
+            if labels.get(OWNER_LABEL).map(String::as_str) == Some(MANAGER) {
+                break;
+            }
+            return Err(ProveError::NotOurs {
+                namespace: name.to_owned(),
+                label: OWNED,
+            });
         }
         if Instant::now() >= deadline {
             return Err(ProveError::Timeout {
@@ -96,14 +107,42 @@ async fn apply_namespace(
         }
         sleep(POLL).await;
     }
-    api.patch(
-        name,
-        &PatchParams::apply(MANAGER).force(),
-        &Patch::Apply(owned(document)),
-    )
-    .await
-    .map_err(ProveError::api("apply", describe(document)))?;
-    Ok(())
+    let (parameters, patch) = (
+        PatchParams::apply(MANAGER).force(),
+        Patch::Apply(owned(document)),
+    );
+    let applied = api.patch(name, &parameters, &patch);
+    call("apply", describe(document), applied).await.map(drop)
+}
+
+/// A pod of an earlier proof that is on its way out, or that has ended for good, never becomes ready again.
+async fn make_way(client: &Client, document: &Value, deadline: Instant) -> Result<(), ProveError> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), text(document, "/metadata/namespace"));
+    let name = text(document, "/metadata/name");
+    let started = Instant::now();
+    loop {
+        let existing = call("read", describe(document), api.get_opt(name)).await?;
+        let Some(existing) = existing else {
+            return Ok(());
+        };
+        let phase = existing.status.and_then(|status| status.phase);
+        let ended = matches!(phase.as_deref(), Some("Failed" | "Succeeded"));
+        if existing.metadata.deletion_timestamp.is_none() {
+            if !ended {
+                return Ok(());
+            }
+            let parameters = DeleteParams::default().grace_period(0);
+            found(call("delete", describe(document), api.delete(name, &parameters)).await)?;
+        }
+        if Instant::now() >= deadline {
+            return Err(ProveError::Timeout {
+                condition: format!("the old {} to be gone", describe(document)),
+                waited_s: started.elapsed().as_secs(),
+                last_status: format!("it is {}", phase.unwrap_or_default()),
+            });
+        }
+        sleep(POLL).await;
+    }
 }
 
 async fn apply<K>(client: &Client, document: &Value, deadline: Instant) -> Result<(), ProveError>
@@ -118,39 +157,22 @@ where
         Patch::Apply(owned(document)),
     );
     loop {
-        match api.patch(name, &parameters, &patch).await {
+        let applied = api.patch(name, &parameters, &patch);
+        match call("apply", describe(document), applied).await {
             Ok(_) => return Ok(()),
             // A new namespace gets its default service account a moment later; until then pods are forbidden.
-            Err(kube::Error::Api(status))
-                if status.code == 403
-                    && status.message.contains("serviceaccount")
-                    && Instant::now() < deadline =>
+            Err(ProveError::Api { source, .. })
+                if lacks_service_account(&source) && Instant::now() < deadline =>
             {
                 sleep(POLL).await;
             }
-            Err(error) => return Err(ProveError::api("apply", describe(document))(error)),
+            Err(error) => return Err(error),
         }
     }
 }
 
-/// Takes the policies away. One that is gone already is no error.
-pub(super) async fn delete_policies(
-    client: &Client,
-    documents: &[Value],
-) -> Result<(), ProveError> {
-    for document in documents {
-        let namespace = text(document, "/metadata/namespace");
-        let api: Api<NetworkPolicy> = Api::namespaced(client.clone(), namespace);
-        match api
-            .delete(text(document, "/metadata/name"), &DeleteParams::default())
-            .await
-        {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(ProveError::api("delete", describe(document))(error)),
-        }
-    }
-    Ok(())
+fn lacks_service_account(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403 && status.message.contains("serviceaccount"))
 }
 
 /// Deletes the scenario's own namespaces, and only those.
@@ -163,16 +185,14 @@ pub(super) async fn delete_namespaces(
         .iter()
         .filter(|document| document["kind"] == "Namespace")
     {
-        match api
-            .delete(
-                text(document, "/metadata/name"),
-                &DeleteParams::background(),
-            )
-            .await
+        let name = text(document, "/metadata/name");
+        let parameters = DeleteParams::background();
+        // Somebody else's is left alone here too, whatever was the reason to stop.
+        let existing = call("read", describe(document), api.get_opt(name)).await?;
+        let labels = existing.and_then(|namespace| namespace.metadata.labels);
+        if labels.is_some_and(|labels| labels.get(OWNER_LABEL).map(String::as_str) == Some(MANAGER))
         {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(ProveError::api("delete", describe(document))(error)),
+            found(call("delete", describe(document), api.delete(name, &parameters)).await)?;
         }
     }
     Ok(())
@@ -231,28 +251,33 @@ pub(super) async fn wait_ready(
     }
 }
 
-/// The pods as they are now; those that do not run are left out.
+/// The pods as they are now, or why they do not run. Those that do not exist are left out.
 pub(super) async fn read_pods(
     client: &Client,
     pods: &[PodRef],
-) -> Result<BTreeMap<PodRef, PodFact>, ProveError> {
+) -> Result<BTreeMap<PodRef, Result<PodFact, String>>, ProveError> {
     let mut facts = BTreeMap::new();
     let namespaces: BTreeSet<&str> = pods.iter().map(|pod| pod.namespace.as_str()).collect();
     for namespace in namespaces {
         let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let found = api
-            .list(&kube::api::ListParams::default())
-            .await
-            .map_err(ProveError::api("list", format!("pods of {namespace}")))?;
-        for pod in &found.items {
-            if let Ok(fact) = fact(pod)
-                && pods.contains(&reference(pod))
-            {
-                facts.insert(reference(pod), fact);
-            }
-        }
+        let parameters = ListParams::default();
+        let described = format!("pods of {namespace}");
+        let found = call("list", described, api.list(&parameters)).await?;
+        let probed = found.items.iter();
+        facts.extend(
+            probed
+                .map(|pod| (reference(pod), fact(pod)))
+                .filter(|(pod, _)| pods.contains(pod)),
+        );
     }
     Ok(facts)
+}
+
+/// The labels that a namespace really has.
+pub(super) async fn namespace_labels(client: &Client, name: &str) -> Result<Labels, ProveError> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    let namespace = call("read", format!("Namespace {name}"), api.get(name)).await?;
+    Ok(namespace.metadata.labels.unwrap_or_default())
 }
 
 fn reference(pod: &Pod) -> PodRef {
@@ -313,5 +338,6 @@ fn fact(pod: &Pod) -> Result<PodFact, String> {
             .as_ref()
             .and_then(|spec| spec.node_name.clone())
             .unwrap_or_default(),
+        labels: pod.metadata.labels.clone().unwrap_or_default(),
     })
 }

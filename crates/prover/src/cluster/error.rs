@@ -30,6 +30,17 @@ pub enum ProveError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// A namespace of the scenario is somebody else's.
+    #[error(
+        "namespace {namespace} exists and does not carry the label {label}; a proof deploys into it, takes policies \
+         away in it and may delete it, so it uses only namespaces that it made itself"
+    )]
+    NotOurs {
+        /// The namespace.
+        namespace: String,
+        /// What marks those that we made.
+        label: &'static str,
+    },
     /// A condition did not come true.
     #[error("waited {waited_s} s for {condition}; last status: {last_status}")]
     Timeout {
@@ -52,6 +63,17 @@ pub enum ProveError {
 }
 
 impl ProveError {
+    /// The API server's answer code, if it answered.
+    pub(super) fn code(&self) -> Option<u16> {
+        match self {
+            ProveError::Api { source, .. } => match &**source {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     pub(super) fn api(
         operation: &'static str,
         object: impl Into<String>,

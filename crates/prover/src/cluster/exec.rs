@@ -53,7 +53,7 @@ impl Stderr {
 fn explain(what: &str, stderr: &Stderr) -> String {
     match stderr.text() {
         text if text.is_empty() => what.to_owned(),
-        text => format!("{what}; it wrote: {text}"),
+        text => format!("{what}; it wrote: {}", text.replace('\n', "; ")),
     }
 }
 
@@ -140,7 +140,7 @@ pub(super) async fn listen(
     container: &str,
     command: &[&str],
     mut on_line: impl FnMut(String) + Send + 'static,
-    on_end: impl FnOnce(String) + Send + 'static,
+    on_end: impl FnOnce(String, Stderr) + Send + 'static,
 ) -> Result<Listener, String> {
     let mut process = start(client, pod, Some(container), command, false).await?;
     let stderr = process.stderr().map(Stderr::collect).unwrap_or_default();
@@ -155,7 +155,7 @@ pub(super) async fn listen(
                 Err(error) => break format!("the stream broke: {error}"),
             }
         };
-        on_end(explain(&end, &last_words));
+        on_end(end, last_words);
     });
     Ok(Listener {
         _process: process,

@@ -2,11 +2,13 @@
 //!
 //! Every wait has a deadline, and every deadline that is missed carries the last thing that was seen.
 
+mod api;
 mod deploy;
 mod error;
 mod exec;
 mod monitor;
 mod pass;
+mod policies;
 mod scenario;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -188,22 +190,30 @@ async fn run(
     })
     .await?;
 
-    // Addresses are known now, so rules about address ranges can be decided.
+    policies::delete_leftovers(client, &scenario.world).await?;
+
+    // Addresses are known now, so rules about address ranges can be decided. Labels are taken as they are in the
+    // cluster, because that is what policies see.
     let mut world = scenario.world.clone();
     for pod in &mut world.pods {
-        pod.ip = facts.get(&pod.reference).map(|fact| fact.ip);
+        if let Some(fact) = facts.get(&pod.reference) {
+            pod.ip = Some(fact.ip);
+            pod.labels = fact.labels.clone();
+        }
+    }
+    for namespace in &mut world.namespaces {
+        namespace.labels = deploy::namespace_labels(client, &namespace.name).await?;
     }
     let cells = table::build(&world, &options.routes);
 
     let nodes: BTreeSet<String> = facts.values().map(|fact| fact.node.clone()).collect();
-    let (agents, images) = Agents::listen(client, nodes).await?;
-    let sessions: BTreeMap<_, _> = join_all(
+    let opening = join_all(
         pods.iter()
             .map(|pod| async move { (pod.clone(), Session::open(client, pod).await) }),
-    )
-    .await
-    .into_iter()
-    .collect();
+    );
+    let (listening, opened) = tokio::join!(Agents::listen(client, nodes), opening);
+    let (agents, images) = listening?;
+    let sessions: BTreeMap<_, _> = opened.into_iter().collect();
     let channels = agents.channels();
     progress(Progress::Listening {
         sessions: sessions.values().filter(|session| session.is_ok()).count(),
@@ -218,6 +228,7 @@ async fn run(
     let mut prober = Prober {
         client,
         options,
+        world: &world,
         cells: &cells,
         pods: facts,
         sessions,
@@ -227,6 +238,7 @@ async fn run(
         counter: 0,
         progress,
         rounds: Vec::new(),
+        disturbed: None,
         endpoint_lists: BTreeMap::new(),
     };
     let (trial, latency) = passes(&mut prober, scenario).await?;
@@ -254,11 +266,13 @@ async fn passes(
     scenario: &Scenario,
 ) -> Result<(Trial, Latency), ProveError> {
     let client = prober.client;
-    let deadline = || Instant::now() + prober.options.ready;
+    let ready = prober.options.ready;
+    let deadline = || Instant::now() + ready;
     deploy::apply_all(client, &scenario.policies, deadline()).await?;
-    let deadline = deadline();
     let mut trial = Trial {
         cells: prober.cells.to_vec(),
+        pods: prober.pods.clone(),
+        policies: policies::references(prober.world),
         channels: prober.agents.channels(),
         enforced: prober.pass("enforced", Policies::InForce).await?,
         lifted: None,
@@ -276,14 +290,18 @@ async fn passes(
 
     (prober.progress)(Progress::Mutation("taking the policies away"));
     let since = Instant::now();
-    deploy::delete_policies(client, &scenario.policies).await?;
-    latency.delete_to_first_pass = prober.first_pass(&canary, since).await;
-    let lifted = prober.pass("lifted", Policies::Lifted).await;
+    let lifted = match policies::delete(client, &scenario.policies).await {
+        Ok(()) => {
+            latency.delete_to_first_pass = prober.first_pass(&canary, since).await;
+            prober.pass("lifted", Policies::Lifted).await
+        }
+        Err(error) => Err(error),
+    };
 
-    // They go back before anything else can fail.
+    // They go back whatever became of that.
     (prober.progress)(Progress::Mutation("putting the policies back"));
     let (since, since_time) = (Instant::now(), Timestamp::now());
-    deploy::apply_all(client, &scenario.policies, deadline).await?;
+    deploy::apply_all(client, &scenario.policies, deadline()).await?;
     trial.lifted = Some(lifted?);
     latency.apply_to_first_drop = prober.first_drop(&canary, since, since_time).await;
     trial.restored = Some(prober.pass("restored", Policies::InForce).await?);
@@ -310,7 +328,7 @@ async fn versions(
 ) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::new();
     // A version that cannot be told is no reason to give up a proof.
-    if let Ok(info) = client.apiserver_version().await {
+    if let Ok(info) = api::call("read", "its version", client.apiserver_version()).await {
         versions.insert("kubernetes".to_owned(), info.git_version);
     }
     if let Some(session) = sessions.values().flatten().next() {

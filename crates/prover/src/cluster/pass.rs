@@ -7,19 +7,23 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use kube::Client;
 use probe::{Attempt, AttemptResult, Outcome, Target};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::error::ProveError;
 use super::exec::Session;
 use super::monitor::{Agents, Mark};
-use super::{Options, Progress, deploy};
-use crate::model::PodRef;
+use super::{Options, Progress, deploy, policies};
+use crate::model::{PodRef, World};
+use crate::policies::PolicyObject;
 use crate::table::{Cell, CellId, Expected, Route};
 use crate::trial::{Observation, Pass, PodFact};
-use crate::verdict::{Policies, inconclusive, unsettled};
+use crate::verdict::{Policies, disturbance, inconclusive, unsettled};
 
 /// How long a pass waits for events that are still on their way.
 const EVENT_GRACE: Duration = Duration::from_millis(1500);
+/// How long the API server may take to learn that a pod has ended.
+const POD_NEWS: Duration = Duration::from_secs(3);
+const POD_POLL: Duration = Duration::from_millis(100);
 /// Time-outs of the further attempts on cells that were not decided.
 const RETRIES: [Duration; 2] = [Duration::from_millis(1600), Duration::from_millis(3200)];
 
@@ -27,6 +31,8 @@ const RETRIES: [Duration; 2] = [Duration::from_millis(1600), Duration::from_mill
 pub(super) struct Prober<'a> {
     pub(super) client: &'a Client,
     pub(super) options: &'a Options,
+    /// What the table was computed from.
+    pub(super) world: &'a World,
     pub(super) cells: &'a [Cell],
     pub(super) pods: BTreeMap<PodRef, PodFact>,
     pub(super) sessions: BTreeMap<PodRef, Result<Session, String>>,
@@ -36,6 +42,8 @@ pub(super) struct Prober<'a> {
     pub(super) progress: &'a (dyn Fn(Progress) + Sync),
     /// Every round that was made, for the evidence.
     pub(super) rounds: Vec<(String, Vec<Observation>)>,
+    /// Policies that made a pass hopeless, should they be gone before it ends.
+    pub(super) disturbed: Option<Vec<PolicyObject>>,
     /// Raw endpoint lists by pass and node.
     pub(super) endpoint_lists: BTreeMap<String, String>,
 }
@@ -47,11 +55,13 @@ impl Prober<'_> {
         name: &'static str,
         policies: Policies,
     ) -> Result<Pass, ProveError> {
+        let before = policies::snapshot(self.client, self.world).await?;
         let deadline = Instant::now() + self.options.settle;
         let everything: Vec<CellId> = self.cells.iter().map(|cell| cell.id.clone()).collect();
         let mut rounds = 0;
         let mut confirmed = false;
-        let (mut pass, broken) = loop {
+        let mut repositories = BTreeMap::new();
+        let (mut pass, hopeless) = loop {
             let pass = self.round(name, &everything, policies).await;
             rounds += 1;
             let open = unsettled(self.cells, &pass, policies);
@@ -60,39 +70,92 @@ impl Prober<'_> {
                 round: rounds,
                 open,
             });
-            // What cannot be heard or asked will not become decided by asking again.
-            let broken = !pass.lost_sessions.is_empty()
-                || self
-                    .agents
-                    .channels()
-                    .iter()
-                    .any(|channel| channel.down.is_some());
-            let over = broken || Instant::now() >= deadline;
-            if confirmed || over {
-                break (pass, broken);
+            let hopeless = self.is_hopeless(&pass, open, policies).await?;
+            if confirmed || hopeless {
+                break (pass, hopeless);
             }
             // The next round finds a stable state, and decides.
             confirmed = open == 0;
+            if open > 0 && Instant::now() >= deadline {
+                // What goes through after this question goes through an agent that has answered it.
+                repositories = self.agents.repositories(self.client).await;
+                confirmed = true;
+            }
         };
         pass.rounds = rounds;
         for limit in RETRIES {
             let open = inconclusive(self.cells, &pass, policies);
-            if broken || open.is_empty() {
+            if hopeless || open.is_empty() {
                 break;
             }
             let started = Instant::now();
             let again = self.round_with(name, &open, limit, policies).await;
             merge(&mut pass, again, started);
         }
-        pass.pods =
-            deploy::read_pods(self.client, &self.pods.keys().cloned().collect::<Vec<_>>()).await?;
-        let (endpoints, raw) = self.agents.endpoints(self.client).await;
-        pass.endpoints = endpoints;
-        self.endpoint_lists.extend(
-            raw.into_iter()
-                .map(|(node, list)| (format!("endpoints-{name}-{node}.json"), list)),
-        );
+        pass.repositories = repositories;
+        self.look_around(name, &mut pass).await?;
+        pass.policies_before = before;
+        pass.policies_after = match self.disturbed.take() {
+            Some(found) => found,
+            None => policies::snapshot(self.client, self.world).await?,
+        };
         Ok(pass)
+    }
+
+    /// Whether asking again will not decide anything: somebody cannot be heard or asked, or other policies are in force.
+    async fn is_hopeless(
+        &mut self,
+        pass: &Pass,
+        open: usize,
+        policies: Policies,
+    ) -> Result<bool, ProveError> {
+        if !pass.lost_sessions.is_empty() || self.agents.is_deaf() {
+            return Ok(true);
+        }
+        if open == 0 {
+            return Ok(false);
+        }
+        let found = policies::snapshot(self.client, self.world).await?;
+        let own = policies::references(self.world);
+        let disturbed = disturbance(&own, &found, policies).is_some();
+        if disturbed {
+            self.disturbed = Some(found);
+        }
+        Ok(disturbed)
+    }
+
+    /// The pods and the control's endpoints at the end of a pass.
+    async fn look_around(&mut self, name: &str, pass: &mut Pass) -> Result<(), ProveError> {
+        let references: Vec<PodRef> = self.pods.keys().cloned().collect();
+        // A session ends a moment before the API server knows what became of its pod.
+        let patience = Instant::now() + POD_NEWS;
+        let found = loop {
+            let found = deploy::read_pods(self.client, &references).await?;
+            let news = |pod: &PodRef| {
+                found.get(pod).and_then(|state| state.as_ref().ok()) != self.pods.get(pod)
+            };
+            if pass.lost_sessions.is_empty()
+                || pass.lost_sessions.keys().any(news)
+                || Instant::now() >= patience
+            {
+                break found;
+            }
+            sleep(POD_POLL).await;
+        };
+        pass.pods.clear();
+        for (pod, state) in found {
+            match state {
+                Ok(fact) => drop(pass.pods.insert(pod, fact)),
+                Err(state) => drop(pass.absent.insert(pod, state)),
+            }
+        }
+        let endpoints = self.agents.endpoints(self.client).await;
+        pass.endpoints = endpoints.facts;
+        pass.unread = endpoints.unread;
+        let raw = endpoints.raw.into_iter();
+        self.endpoint_lists
+            .extend(raw.map(|(node, list)| (format!("endpoints-{name}-{node}.json"), list)));
+        Ok(())
     }
 
     async fn round(&mut self, name: &str, cells: &[CellId], policies: Policies) -> Pass {
@@ -294,7 +357,7 @@ impl Prober<'_> {
     /// Tries one cell again and again until it is answered; the time since `since` is the latency.
     pub(super) async fn first_pass(&mut self, cell: &Cell, since: Instant) -> Option<Duration> {
         let deadline = since + self.options.settle;
-        while Instant::now() < deadline {
+        while Instant::now() < deadline && !self.agents.is_deaf() {
             let result = self.single(cell, Duration::from_millis(100)).await?;
             if matches!(result.outcome, Outcome::Answered { .. }) {
                 return Some(since.elapsed());
@@ -312,7 +375,7 @@ impl Prober<'_> {
     ) -> Option<Duration> {
         let deadline = since + self.options.settle;
         let mark = self.agents.log.mark();
-        while Instant::now() < deadline {
+        while Instant::now() < deadline && !self.agents.is_deaf() {
             let result = self.single(cell, Duration::from_millis(100)).await?;
             if matches!(result.outcome, Outcome::Answered { .. }) {
                 continue;

@@ -3,7 +3,7 @@
 //! Drops come as JSON. Policy verdicts have no JSON form and come as text lines even with `-j`, and so does the
 //! count of lost events; drops in text form are understood too, should an older agent print them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use probe::Protocol;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Action, EndpointFact, FiveTuple, FlowEvent, FlowReport};
+use super::{Action, EndpointFact, FiveTuple, FlowEvent, FlowReport, Repository};
 use crate::model::PodRef;
 
 /// A line of the monitor.
@@ -21,6 +21,8 @@ pub enum MonitorLine {
     Flow(FlowEvent),
     /// So many events were lost.
     Lost(u64),
+    /// The monitor complains in its log: it lost the agent, or never found it.
+    Complaint(String),
     /// Anything else.
     Other,
 }
@@ -33,6 +35,13 @@ pub fn parse_monitor_line(line: &str, heard: Timestamp) -> MonitorLine {
     }
     if let Some(count) = lost(line) {
         return MonitorLine::Lost(count);
+    }
+    if line.starts_with("time=")
+        && ["level=warn", "level=error", "level=fatal"]
+            .iter()
+            .any(|level| line.contains(level))
+    {
+        return MonitorLine::Complaint(complaint(line));
     }
     let event = if let Some(rest) = line.strip_prefix("xx drop (") {
         text_drop(rest, heard)
@@ -116,6 +125,13 @@ fn lost(line: &str) -> Option<u64> {
     rest.strip_suffix(" events")?.parse().ok()
 }
 
+/// `time=… level=error msg="Cannot open monitor socket" subsys=cilium-dbg error="…"`, without the time.
+fn complaint(line: &str) -> String {
+    line.split_once("msg=")
+        .map_or(line, |(_, rest)| rest)
+        .to_owned()
+}
+
 /// `Policy denied) flow 0x0 to endpoint 12, ifindex 7, file bpf_lxc.c:2154, , identity 1->2: 10.0.0.1:1 -> 10.0.0.2:80 tcp SYN`
 fn text_drop(rest: &str, heard: Timestamp) -> Option<FlowEvent> {
     let (reason, rest) = rest.split_once(") flow ")?;
@@ -194,6 +210,44 @@ fn connection_summary(text: &str) -> Option<FiveTuple> {
         source: source.trim().parse().ok()?,
         destination,
     })
+}
+
+/// The answer is not a policy repository.
+#[derive(Debug, thiserror::Error)]
+#[error("the agent's policy repository cannot be read")]
+pub struct NotARepository(#[source] serde_json::Error);
+
+/// Reads `cilium-dbg policy get -o json`: a revision, and the rules as JSON in a string.
+///
+/// The rules' shape changes from version to version; the labels that tell where a rule comes from do not.
+pub fn parse_repository(json: &str) -> Result<Repository, NotARepository> {
+    #[derive(Deserialize)]
+    struct Raw {
+        policy: String,
+        revision: i64,
+    }
+    let raw: Raw = serde_json::from_str(json).map_err(NotARepository)?;
+    let rules: Value = serde_json::from_str(&raw.policy).map_err(NotARepository)?;
+    let mut uids = BTreeSet::new();
+    collect_uids(&rules, &mut uids);
+    Ok(Repository {
+        revision: raw.revision,
+        uids,
+    })
+}
+
+fn collect_uids(value: &Value, uids: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| collect_uids(item, uids)),
+        Value::Object(fields) => {
+            let text = |name: &str| fields.get(name).and_then(Value::as_str);
+            if let (Some("io.cilium.k8s.policy.uid"), Some(uid)) = (text("key"), text("value")) {
+                uids.insert(uid.to_owned());
+            }
+            fields.values().for_each(|field| collect_uids(field, uids));
+        }
+        _ => {}
+    }
 }
 
 /// The answer is not a list of endpoints.

@@ -2,6 +2,8 @@
 
 pub mod cilium;
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::net::SocketAddr;
 
 use jiff::Timestamp;
@@ -56,9 +58,10 @@ pub enum FlowReport {
 }
 
 impl FlowReport {
-    /// Dropped, and by policy: a drop for want of memory is no proof of a policy.
+    /// Dropped for want of a rule that allows it: a drop for want of memory is no proof of a policy, and
+    /// `Policy denied by denylist` is the work of a deny rule, which a Kubernetes network policy cannot have.
     pub fn is_policy_drop(&self) -> bool {
-        matches!(self, FlowReport::Dropped { reason } if reason.starts_with("Policy denied"))
+        matches!(self, FlowReport::Dropped { reason } if reason == "Policy denied")
     }
 
     /// Would have been stopped, but was let through and reported.
@@ -70,6 +73,23 @@ impl FlowReport {
                 ..
             }
         )
+    }
+}
+
+impl fmt::Display for FlowReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FlowReport::Dropped { reason } => write!(f, "a drop ({reason})"),
+            FlowReport::Verdict { action, direction } => {
+                let action = match action {
+                    Action::Allow => "allow",
+                    Action::Deny => "deny",
+                    Action::Audit => "audit",
+                    Action::Redirect => "redirect",
+                };
+                write!(f, "the {direction} policy verdict \"{action}\"")
+            }
+        }
     }
 }
 
@@ -104,4 +124,13 @@ pub struct EndpointFact {
     pub audit: bool,
     /// The policy revision that its datapath runs.
     pub revision: Option<i64>,
+}
+
+/// The policies that an agent has taken in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Repository {
+    /// Grows with every change. An endpoint at a lower revision does not do all of it yet.
+    pub revision: i64,
+    /// The API objects that its rules come from.
+    pub uids: BTreeSet<String>,
 }

@@ -165,7 +165,7 @@ impl Flow<'_> {
 
 impl World {
     /// Labels of a namespace, also of one that the manifests do not mention.
-    pub(super) fn namespace_labels(&self, name: &str) -> Labels {
+    pub(crate) fn namespace_labels(&self, name: &str) -> Labels {
         self.namespaces
             .iter()
             .find(|namespace| namespace.name == name)

@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use self::decide::{Allowance, Decision, Direction, SideDecision, decide};
 pub use self::manifest::{Problem, Problems, World, parse_manifests, parse_value};
+pub use self::parse::parse_selector;
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;

@@ -387,6 +387,13 @@ fn selector(raw: RawSelector, place: &str, found: &mut Found) -> Selector {
     Selector { requirements }
 }
 
+/// Reads a label selector. `None`: it has a problem.
+pub fn parse_selector(value: &Value) -> Option<Selector> {
+    let mut found = Found::new();
+    let selector = selector(read(value, &mut found)?, "", &mut found);
+    found.is_empty().then_some(selector)
+}
+
 fn port_number(number: i64, found: &mut Found) -> Option<u16> {
     let port = u16::try_from(number).ok().filter(|port| *port > 0);
     if port.is_none() {

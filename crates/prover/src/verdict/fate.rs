@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use probe::Outcome;
 
-use crate::evidence::{FiveTuple, FlowEvent};
+use crate::evidence::{FiveTuple, FlowEvent, FlowReport};
 use crate::table::{Cell, CellId};
 use crate::trial::{Observation, Pass};
 
@@ -140,17 +140,24 @@ impl<'a> Index<'a> {
         }
     }
 
-    fn no_drop(&self, outcome: &Outcome, tuples: &[FiveTuple]) -> String {
-        let other = tuples
+    /// The first thing that the control said about the cell's packet.
+    pub(super) fn report(&self, cell: &Cell) -> Option<&'a FlowReport> {
+        self.first_report(&self.tuples(cell))
+    }
+
+    fn first_report(&self, tuples: &[FiveTuple]) -> Option<&'a FlowReport> {
+        let mut events = tuples
             .iter()
             .filter_map(|tuple| self.events.get(tuple))
-            .flatten()
-            .next();
-        match other {
-            Some(event) => format!(
-                "{outcome}, and the control reported {:?} instead of a policy drop",
-                event.report
-            ),
+            .flatten();
+        events.next().map(|event| &event.report)
+    }
+
+    fn no_drop(&self, outcome: &Outcome, tuples: &[FiveTuple]) -> String {
+        match self.first_report(tuples) {
+            Some(report) => {
+                format!("{outcome}, and the control reported {report} instead of a policy drop")
+            }
             None => {
                 format!("{outcome} without a drop event, which a broken network would do as well")
             }

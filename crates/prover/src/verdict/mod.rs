@@ -4,6 +4,7 @@
 //! can fail, and whatever fails ends in another verdict.
 
 mod fate;
+mod ground;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,10 +13,11 @@ use probe::Outcome;
 use serde::{Deserialize, Serialize};
 
 use self::fate::{Fate, Index};
+pub use self::ground::disturbance;
+use self::ground::{channels, complete, observed, own_policies, same_pods, taken_in};
 use crate::evidence::FlowEvent;
-use crate::model::PodRef;
 use crate::table::{Cell, CellId, Expected};
-use crate::trial::{Observation, Pass, Trial};
+use crate::trial::{Pass, Trial};
 
 /// What a control does, from evidence alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -143,14 +145,12 @@ fn decide(trial: &Trial) -> Result<String, (Verdict, String)> {
     let lifted = trial.lifted.as_ref().ok_or_else(|| {
         unknown("the policies were never taken away, so nothing shows that they did it")
     })?;
-    same_pods(trial, lifted, "while the policies were taken away").map_err(unknown)?;
-    complete(trial, lifted, "without the policies").map_err(unknown)?;
+    ground(trial, lifted, Policies::Lifted, "without the policies").map_err(unknown)?;
     all_answered(trial, lifted, Policies::Lifted).map_err(unknown)?;
 
     let restored = trial.restored.as_ref().ok_or_else(|| {
         unknown("the policies were never put back, so nothing shows that they work twice")
     })?;
-    same_pods(trial, restored, "while the policies were put back").map_err(unknown)?;
     in_force(trial, restored, &denied, "after the policies were put back")?;
 
     Ok(format!(
@@ -178,7 +178,7 @@ fn in_force(
     denied: &[&Cell],
     when: &str,
 ) -> Result<(), (Verdict, String)> {
-    complete(trial, pass, when).map_err(unknown)?;
+    ground(trial, pass, Policies::InForce, when).map_err(unknown)?;
     leaks(trial, pass, denied, when)?;
     controls_exist(trial, denied).map_err(unknown)?;
     all_answered(trial, pass, Policies::InForce).map_err(unknown)?;
@@ -186,80 +186,15 @@ fn in_force(
     endpoints_enforce(pass, denied).map_err(unknown)
 }
 
+/// All that must hold of a pass before its observations mean anything.
+fn ground(trial: &Trial, pass: &Pass, policies: Policies, when: &str) -> Result<(), String> {
+    same_pods(trial, pass, when)?;
+    complete(trial, pass, when)?;
+    own_policies(trial, pass, policies, when)
+}
+
 fn unknown(cause: impl Into<String>) -> (Verdict, String) {
     (Verdict::Unknown, cause.into())
-}
-
-fn channels(trial: &Trial) -> Result<(), String> {
-    for channel in &trial.channels {
-        if let Some(cause) = &channel.down {
-            return Err(format!(
-                "the control's events on node {} could not be heard: {cause}",
-                channel.node
-            ));
-        }
-    }
-    for pass in [
-        Some(&trial.enforced),
-        trial.lifted.as_ref(),
-        trial.restored.as_ref(),
-    ] {
-        for (pod, fact) in pass.iter().flat_map(|pass| &pass.pods) {
-            if !trial
-                .channels
-                .iter()
-                .any(|channel| channel.node == fact.node)
-            {
-                return Err(format!(
-                    "the control's events on node {}, where {pod} runs, were not listened to",
-                    fact.node
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Every cell exactly once, from a session that lasted, with its name resolved.
-fn complete(trial: &Trial, pass: &Pass, when: &str) -> Result<(), String> {
-    if let Some((pod, cause)) = pass.lost_sessions.iter().next() {
-        return Err(format!(
-            "the probe session in {pod} was lost {when}: {cause}"
-        ));
-    }
-    if pass.observations.len() != trial.cells.len() {
-        return Err(format!(
-            "{} of {} attempts were reported {when}",
-            pass.observations.len(),
-            trial.cells.len()
-        ));
-    }
-    for cell in &trial.cells {
-        let observation = observed(pass, cell).map_err(|cause| format!("{cause} {when}"))?;
-        match &observation.outcome {
-            Outcome::DnsFailed { cause } => {
-                return Err(format!(
-                    "{} was not tried {when}, its name did not resolve: {cause}",
-                    cell.id
-                ));
-            }
-            Outcome::LocalError { cause } => {
-                return Err(format!("{} could not be tried {when}: {cause}", cell.id));
-            }
-            _ => {}
-        }
-        for pod in [&cell.from, &cell.to] {
-            if !pass.pods.contains_key(pod) {
-                return Err(format!("pod {pod} was not seen running {when}"));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn observed<'a>(pass: &'a Pass, cell: &Cell) -> Result<&'a Observation, String> {
-    pass.observation(&cell.id)
-        .ok_or_else(|| format!("{} was not tried", cell.id))
 }
 
 /// DEAD or WATCHING, if forbidden attempts went through.
@@ -296,6 +231,17 @@ fn leaks(
                 pass.lost_events
             )));
         }
+        for (cell, _) in fates
+            .iter()
+            .filter(|(_, fate)| matches!(fate, Fate::Unreported))
+        {
+            taken_in(trial, pass, cell).map_err(|cause| {
+                unknown(format!(
+                    "{unreported} of {total} forbidden attempts went through {when} and nothing was reported, first \
+                     {first}, but {cause}"
+                ))
+            })?;
+        }
         return Err((
             Verdict::Dead,
             format!(
@@ -316,9 +262,23 @@ fn leaks(
     Err((
         Verdict::Watching,
         format!(
-            "{reported} of {total} forbidden attempts went through {when} and the control only reported them, first {first}"
+            "{reported} of {total} forbidden attempts went through {when} and the control only reported them, first {first}{}",
+            in_audit_mode(pass)
         ),
     ))
+}
+
+/// Which pods, if it is not all of them.
+fn in_audit_mode(pass: &Pass) -> String {
+    let endpoints = pass.endpoints.iter();
+    let audited: Vec<String> = endpoints
+        .filter(|(_, endpoint)| endpoint.audit)
+        .map(|(pod, _)| pod.to_string())
+        .collect();
+    if audited.is_empty() || audited.len() == pass.endpoints.len() {
+        return String::new();
+    }
+    format!("; in audit mode is only {}", audited.join(", "))
 }
 
 fn controls_exist(trial: &Trial, denied: &[&Cell]) -> Result<(), String> {
@@ -336,6 +296,7 @@ fn controls_exist(trial: &Trial, denied: &[&Cell]) -> Result<(), String> {
 
 /// With the policies, every allowed cell; without them, every cell.
 fn all_answered(trial: &Trial, pass: &Pass, policies: Policies) -> Result<(), String> {
+    let index = Index::new(&trial.cells, pass);
     for cell in &trial.cells {
         let what = match (policies, cell.expected) {
             (Policies::InForce, Expected::Denied) => continue,
@@ -347,7 +308,13 @@ fn all_answered(trial: &Trial, pass: &Pass, policies: Policies) -> Result<(), St
             }
             (Policies::Lifted, Expected::Allowed) => "without the policies,",
         };
-        answered(pass, cell).map_err(|cause| format!("{what} {} {cause}", cell.id))?;
+        answered(pass, cell).map_err(|cause| {
+            let dropped = match index.report(cell) {
+                Some(report) => format!(", and the control reported {report} of it"),
+                None => String::new(),
+            };
+            format!("{what} {} {cause}{dropped}", cell.id)
+        })?;
     }
     Ok(())
 }
@@ -402,11 +369,20 @@ fn endpoints_enforce(pass: &Pass, denied: &[&Cell]) -> Result<(), String> {
                 continue;
             }
             let Some(endpoint) = pass.endpoints.get(pod) else {
+                let unread = pass
+                    .pods
+                    .get(pod)
+                    .and_then(|fact| Some((&fact.node, pass.unread.get(&fact.node)?)));
+                if let Some((node, cause)) = unread {
+                    return Err(format!(
+                        "the control's endpoints on node {node} could not be read: {cause}"
+                    ));
+                }
                 return Err(format!("the control does not manage an endpoint for {pod}"));
             };
             if endpoint.audit {
                 return Err(format!(
-                    "drops were seen although the endpoint of {pod} is in audit mode"
+                    "the endpoint of {pod} is in audit mode, although drops were still seen there"
                 ));
             }
             let enforces = if direction == "ingress" {
@@ -416,24 +392,11 @@ fn endpoints_enforce(pass: &Pass, denied: &[&Cell]) -> Result<(), String> {
             };
             if !enforces {
                 return Err(format!(
-                    "the endpoint of {pod} does not enforce {direction} policies"
+                    "the endpoint of {pod} does not enforce {direction} policies, its state is {}",
+                    endpoint.state
                 ));
             }
         }
     }
     Ok(())
-}
-
-fn same_pods(trial: &Trial, later: &Pass, when: &str) -> Result<(), String> {
-    let first = &trial.enforced.pods;
-    if first.keys().ne(later.pods.keys()) {
-        return Err(format!("there were other pods {when}"));
-    }
-    let changed: Option<(&PodRef, _)> = first
-        .iter()
-        .find(|(pod, fact)| later.pods.get(*pod) != Some(*fact));
-    match changed {
-        None => Ok(()),
-        Some((pod, _)) => Err(format!("pod {pod} was replaced or restarted {when}")),
-    }
 }

@@ -70,6 +70,19 @@ impl Server {
                 self.objects.lock().unwrap().push(object.clone());
                 axum::Json(object).into_response()
             }
+            (&Method::GET, [.., "networkpolicies"]) => {
+                axum::Json(json!({"kind": "NetworkPolicyList", "apiVersion": "networking.k8s.io/v1", "items": [],
+                    "metadata": {"resourceVersion": "1"}}))
+                .into_response()
+            }
+            (&Method::GET, ["api", "v1", "namespaces", name]) => {
+                let objects = self.objects.lock().unwrap();
+                let found = objects.iter().find(|object| object["kind"] == "Namespace" && object["metadata"]["name"] == *name);
+                match found {
+                    Some(namespace) => axum::Json(namespace.clone()).into_response(),
+                    None => status(StatusCode::NOT_FOUND, "not found"),
+                }
+            }
             (&Method::DELETE, _) => status(StatusCode::NOT_FOUND, "gone already"),
             (&Method::GET, ["api", "v1", "namespaces", namespace, "pods"]) => {
                 if query.contains("watch=true") {

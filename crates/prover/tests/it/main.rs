@@ -7,6 +7,7 @@ mod evidence;
 mod faults;
 mod manifests;
 mod perfect;
+mod policies;
 mod report;
 mod simulation;
 mod verdict;

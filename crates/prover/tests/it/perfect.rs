@@ -1,13 +1,15 @@
 //! A trial without a fault, to be spoilt in one place at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use probe::Outcome;
 use prover::cluster::Scenario;
-use prover::evidence::{Action, EndpointFact, FiveTuple, FlowEvent, FlowReport};
+use prover::evidence::{Action, EndpointFact, FiveTuple, FlowEvent, FlowReport, Repository};
+use prover::model::{Labels, PodRef};
+use prover::policies::{NETWORK_POLICY, PolicyObject};
 use prover::table::{self, Cell, CellId, Expected, Route, RouteKind};
 use prover::trial::{Channel, Observation, Pass, PodFact, Trial};
 
@@ -78,6 +80,7 @@ pub(crate) fn trial() -> Trial {
             .map(|(number, pod)| (pod, fact(number)))
             .collect(),
         cells,
+        policies: policies(&scenario),
         port: 10_000,
     };
     let enforced = builder.pass(true);
@@ -85,6 +88,8 @@ pub(crate) fn trial() -> Trial {
     let restored = builder.pass(true);
     Trial {
         cells: builder.cells,
+        pods: builder.pods,
+        policies: builder.policies.iter().map(reference).collect(),
         channels: vec![Channel {
             node: "node".to_owned(),
             agent: Some("kube-system/cilium-1".to_owned()),
@@ -96,18 +101,35 @@ pub(crate) fn trial() -> Trial {
     }
 }
 
+fn policies(scenario: &Scenario) -> Vec<PolicyObject> {
+    let documents = scenario.policies.iter().zip(1..);
+    let objects = documents.map(|(document, number)| {
+        let mut object = document.clone();
+        object["metadata"]["uid"] = format!("policy-{number}").into();
+        object["metadata"]["generation"] = number.into();
+        PolicyObject::weigh(&scenario.world, NETWORK_POLICY, &object).unwrap()
+    });
+    objects.collect()
+}
+
+fn reference(policy: &PolicyObject) -> PodRef {
+    PodRef::new(policy.namespace.clone().unwrap(), &policy.name)
+}
+
 fn fact(number: usize) -> PodFact {
     PodFact {
         uid: format!("uid-{number}"),
         restarts: 0,
         ip: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 10 + u8::try_from(number).unwrap())),
         node: "node".to_owned(),
+        labels: Labels::new(),
     }
 }
 
 struct Builder {
     cells: Vec<Cell>,
-    pods: BTreeMap<prover::model::PodRef, PodFact>,
+    pods: BTreeMap<PodRef, PodFact>,
+    policies: Vec<PolicyObject>,
     port: u16,
 }
 
@@ -120,6 +142,15 @@ impl Builder {
             pods: self.pods.clone(),
             ..Pass::default()
         };
+        if in_force {
+            pass.policies_before.clone_from(&self.policies);
+            pass.policies_after.clone_from(&self.policies);
+        }
+        let repository = Repository {
+            revision: 7,
+            uids: BTreeSet::from(["policy-1".to_owned(), "policy-2".to_owned()]),
+        };
+        pass.repositories.insert("node".to_owned(), Ok(repository));
         for (number, pod) in self.pods.keys().enumerate() {
             let endpoint = EndpointFact {
                 id: u32::try_from(number).unwrap(),

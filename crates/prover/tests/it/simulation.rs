@@ -48,7 +48,8 @@ struct Cluster {
 #[derive(Default)]
 struct CloudState {
     pods: Vec<Value>,
-    policies: HashSet<String>,
+    namespaces: BTreeMap<String, Value>,
+    policies: BTreeMap<String, Value>,
     delivered: HashSet<String>,
     port: u16,
 }
@@ -166,6 +167,19 @@ impl Cluster {
         json!(endpoints).to_string()
     }
 
+    fn repository(&self) -> String {
+        let state = self.state.lock().unwrap();
+        let rules: Vec<Value> = state
+            .policies
+            .values()
+            .map(|policy| {
+                let uid = &policy["metadata"]["uid"];
+                json!({"Labels": [{"key": "io.cilium.k8s.policy.uid", "value": uid, "source": "k8s"}]})
+            })
+            .collect();
+        json!({"policy": json!(rules).to_string(), "revision": 2}).to_string()
+    }
+
     fn rest(&self, method: &Method, path: &[&str], query: &str, body: &[u8]) -> HttpResponse {
         let list = |items: Vec<Value>| {
             axum::Json(
@@ -180,7 +194,11 @@ impl Cluster {
                 let mut object: Value = serde_json::from_slice(body).unwrap();
                 let name = path.join("/");
                 if path.contains(&"networkpolicies") {
-                    state.policies.insert(name);
+                    object["metadata"]["uid"] = json!(format!("uid of {name}"));
+                    state.policies.insert(name, object.clone());
+                } else if let ["api", "v1", "namespaces", namespace] = path {
+                    object["metadata"]["labels"]["kubernetes.io/metadata.name"] = json!(namespace);
+                    state.namespaces.insert(name, object.clone());
                 } else if path.contains(&"pods") {
                     let text = |key: &str| object["metadata"][key].as_str().unwrap().to_owned();
                     let address = self.addresses[&PodRef::new(text("namespace"), text("name"))];
@@ -207,6 +225,20 @@ impl Cluster {
                     .iter()
                     .filter(|pod| pod["metadata"]["namespace"] == *namespace);
                 list(pods.cloned().collect())
+            }
+            (&Method::GET, ["api", "v1", "namespaces", _])
+                if state.namespaces.contains_key(&path.join("/")) =>
+            {
+                axum::Json(state.namespaces[&path.join("/")].clone()).into_response()
+            }
+            (&Method::GET, [.., "networkpolicies"]) => {
+                let namespace = path.join("/").replace("networkpolicies", "");
+                let all = namespace == "apis/networking.k8s.io/v1/";
+                let found = state
+                    .policies
+                    .iter()
+                    .filter(|(path, _)| all || path.starts_with(&namespace));
+                list(found.map(|(_, policy)| policy.clone()).collect())
             }
             (&Method::GET, ["api", "v1", "pods"]) => list(vec![json!({
                 "metadata": {"namespace": "kube-system", "name": "cilium-1"},
@@ -250,8 +282,10 @@ async fn exec(cluster: Arc<Cluster>, pod: PodRef, query: String, mut socket: Web
         session(&cluster, &pod, &mut socket).await
     } else if query.contains("monitor") {
         monitor(&cluster, &mut socket).await
+    } else if query.contains("policy") {
+        print(&cluster.repository(), &mut socket).await
     } else {
-        list_endpoints(&cluster, &mut socket).await
+        print(&cluster.endpoints(), &mut socket).await
     };
     // The other side may hang up at any time.
     drop(result);
@@ -312,8 +346,8 @@ async fn monitor(cluster: &Cluster, socket: &mut WebSocket) -> Result<(), axum::
     Ok(())
 }
 
-async fn list_endpoints(cluster: &Cluster, socket: &mut WebSocket) -> Result<(), axum::Error> {
-    write(socket, 1, &cluster.endpoints()).await?;
+async fn print(text: &str, socket: &mut WebSocket) -> Result<(), axum::Error> {
+    write(socket, 1, text).await?;
     write(socket, 3, r#"{"metadata":{},"status":"Success"}"#).await?;
     socket.send(Message::Close(None)).await
 }

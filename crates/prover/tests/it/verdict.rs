@@ -424,24 +424,28 @@ fn a_mutation_that_does_not_turn_is_unknown() {
 fn other_pods_are_unknown() {
     check(
         Verdict::Unknown,
-        "x/a was replaced or restarted while the policies were taken away",
+        "pod x/a was restarted without the policies: 1 restarts instead of 0",
         |trial| {
             lifted(trial).pods.get_mut(&pod("a")).unwrap().restarts = 1;
         },
     );
     check(
         Verdict::Unknown,
-        "x/b was replaced or restarted while the policies were put back",
+        "pod x/b was replaced after the policies were put back: another one of that name has 10.0.0.11",
         |trial| {
             restored(trial).pods.get_mut(&pod("b")).unwrap().uid = "new".to_owned();
         },
     );
-    check(Verdict::Unknown, "other pods", |trial| {
-        lifted(trial).pods.remove(&pod("a"));
-    });
     check(
         Verdict::Unknown,
-        "x/a was not seen running with the policies",
+        "pod x/a was gone without the policies",
+        |trial| {
+            lifted(trial).pods.remove(&pod("a"));
+        },
+    );
+    check(
+        Verdict::Unknown,
+        "pod x/a was gone with the policies",
         |trial| {
             trial.enforced.pods.remove(&pod("a"));
         },
