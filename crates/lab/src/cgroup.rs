@@ -14,6 +14,8 @@ use crate::error::{Attempt as _, Result};
 
 /// The folder under which every lab's cgroups lie.
 const TOP: &str = "holdfast";
+/// The leaf below a node's cgroup that holds the node's own programs.
+const LEAF: &str = "lab.init";
 
 /// The two generations of cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +120,23 @@ pub fn enter(lab: &str, node: &str) -> Result<()> {
         }
         fs::write(folder.join("cgroup.procs"), "0")
             .attempt(|| "enter the node's cgroup".to_owned())?;
+    }
+    Ok(())
+}
+
+/// On v2 a cgroup that has processes cannot pass controllers to its children. This process
+/// moves to a leaf below the node's cgroup, which is the root of its namespace by now and
+/// is left to the kubelet.
+pub fn move_to_leaf(lab: &str, node: &str) -> Result<()> {
+    for hierarchy in mounted()? {
+        let folder = lab_folder(&hierarchy, lab).join(node);
+        let controllers = std::fs::read_to_string(folder.join("cgroup.controllers"));
+        if controllers.is_ok_and(|list| !list.trim().is_empty()) {
+            let leaf = folder.join(LEAF);
+            make(&leaf)?;
+            fs::write(leaf.join("cgroup.procs"), "0")
+                .attempt(|| "enter the node's own cgroup".to_owned())?;
+        }
     }
     Ok(())
 }

@@ -131,7 +131,10 @@ pub fn run(folder: &Path) -> Result<()> {
             let _ = writeln!(out, "ready").and_then(|()| out.flush());
             match inbox.recv() {
                 Ok(Event::NodeEnded(name, how)) => Err(Error::Unmet {
-                    what: format!("node {name} ended by itself ({how})"),
+                    what: format!(
+                        "node {name} ended by itself ({how}){}",
+                        last_words(folder, &name)
+                    ),
                     hint: format!(
                         "read its logs: cargo xtask lab logs --lab {} init",
                         lab.name
@@ -280,6 +283,16 @@ fn end(lab: &Lab, nodes: Vec<RunningNode>) -> Result<()> {
     }
     crate::up::keep_logs(&lab.cache, lab);
     crate::sweep::remove_remains(&lab.cache, &lab.name)
+}
+
+/// What the node's first process said before it ended.
+fn last_words(folder: &Path, node: &str) -> String {
+    let path = folder.join("nodes").join(node).join("logs/init.log");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    match text.trim() {
+        "" => String::new(),
+        words => format!(": {words}"),
+    }
 }
 
 fn log(text: &str) {

@@ -23,8 +23,9 @@ use crate::spec::{DNS_SERVICE, GATEWAY, Lab, Node, Role};
 const RESTART_DELAY: Duration = Duration::from_millis(200);
 /// After this many restarts a component is given up.
 const MOST_RESTARTS: u32 = 20;
-/// How long the API server may take to answer.
-const API_DEADLINE: Duration = Duration::from_mins(1);
+/// How long the API server may take to answer. It takes two seconds on a machine of its own,
+/// and more than a minute on an emulated one.
+const API_DEADLINE: Duration = Duration::from_mins(3);
 
 /// What is known of a running component, for `lab status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -73,7 +74,10 @@ pub fn run(folder: &Path, name: &str) -> Result<()> {
 
     mounts::build(&lab, &node)?;
     sethostname(&node.name).attempt(|| "name the node".to_owned())?;
-    leave_cgroup_root()?;
+    let cgroup_root = Path::new("/sys/fs/cgroup");
+    if cgroup_root.join("cgroup.controllers").exists() {
+        cgroup::pass_controllers(cgroup_root)?;
+    }
     let own = lab.inside(&lab.folder().join("nodes").join(&node.name));
     for file in config_files(&lab, &node) {
         fs::write(own.join(file.name), file.text)
@@ -90,20 +94,6 @@ pub fn run(folder: &Path, name: &str) -> Result<()> {
     }));
     running.start_all()?;
     running.reap()
-}
-
-/// On cgroup v2 a cgroup with processes cannot pass controllers to children:
-/// process 1 moves to a leaf, and the node's root is left to the kubelet.
-fn leave_cgroup_root() -> Result<()> {
-    let root = Path::new("/sys/fs/cgroup");
-    if !root.join("cgroup.controllers").exists() {
-        return Ok(());
-    }
-    let leaf = root.join("lab.init");
-    fs::create_dir_all(&leaf).attempt(|| "make the node's own cgroup".to_owned())?;
-    fs::write(leaf.join("cgroup.procs"), "0")
-        .attempt(|| "enter the node's own cgroup".to_owned())?;
-    cgroup::pass_controllers(root)
 }
 
 fn bring_up_network(node: &Node) -> Result<()> {

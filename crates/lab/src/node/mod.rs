@@ -46,6 +46,7 @@ pub fn run_outer(folder: &Path, name: &str) -> Result<()> {
             | CloneFlags::CLONE_NEWUTS,
     )
     .attempt(|| "make the node's namespaces".to_owned())?;
+    cgroup::move_to_leaf(&lab.cgroup(), name)?;
     let lifeline = std::io::stdin()
         .as_fd()
         .try_clone_to_owned()

@@ -4,23 +4,23 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Prepared, Running};
-use crate::access::{enter, load};
+use super::{Prepared, Running, failed_start, supervisor_log};
+use crate::access::{enter, load, state};
 use crate::addons;
 use crate::dns;
 use crate::error::{Attempt as _, Error, Result};
 use crate::progress::Step;
 use crate::run::Program;
 
-/// How long each condition of a starting lab may take. A cold page cache on a
-/// slow disk is the slowest seen.
-const DEADLINE: Duration = Duration::from_mins(2);
+/// How long each condition of a starting lab may take: more than the node itself
+/// waits for its API server, so that its own account of a failure is heard first.
+const DEADLINE: Duration = Duration::from_mins(4);
 
 pub(super) fn wait(prepared: &Prepared, running: &Running, step: &Step) -> Result<()> {
     std::thread::scope(|scope| {
         let imports = scope.spawn(|| import_fresh(prepared, running));
         step.detail("waiting for the API server");
-        wait_for("the API server", || {
+        wait_for(running, "the API server", || {
             kubectl(prepared, running)
                 .args(["get", "--raw", "/readyz"])
                 .read()
@@ -32,7 +32,7 @@ pub(super) fn wait(prepared: &Prepared, running: &Running, step: &Step) -> Resul
             .input(addons::manifest(&running.lab))
             .run()?;
         step.detail("waiting for the nodes");
-        wait_for("the nodes", || {
+        wait_for(running, "the nodes", || {
             let text = kubectl(prepared, running)
                 .args(["get", "nodes", "--output=json"])
                 .read()
@@ -41,7 +41,7 @@ pub(super) fn wait(prepared: &Prepared, running: &Running, step: &Step) -> Resul
             unready(&value, running.lab.nodes.len())
         })?;
         step.detail("waiting for DNS");
-        wait_for("DNS", || {
+        wait_for(running, "DNS", || {
             enter(&running.lab, &running.lab.control_plane().name, &["--net"])
                 .and_then(|program| {
                     let own = std::env::current_exe().attempt(|| "find this program".to_owned())?;
@@ -59,11 +59,22 @@ fn why(error: &Error) -> String {
     text.lines().last().unwrap_or_default().trim().to_owned()
 }
 
-fn wait_for(what: &str, mut condition: impl FnMut() -> Result<(), String>) -> Result<()> {
+/// Waits for a condition, but not for one of a lab that has ended meanwhile.
+fn wait_for(
+    running: &Running,
+    what: &str,
+    mut condition: impl FnMut() -> Result<(), String>,
+) -> Result<()> {
     let started = Instant::now();
     loop {
         match condition() {
             Ok(()) => return Ok(()),
+            Err(_) if state(&running.lab).is_err() => {
+                return Err(failed_start(&supervisor_log(
+                    &running.lab.cache,
+                    &running.lab.name,
+                )));
+            }
             Err(last) if started.elapsed() > DEADLINE => {
                 return Err(Error::Timeout {
                     what: what.to_owned(),
@@ -103,7 +114,7 @@ fn unready(nodes: &Value, wanted: usize) -> Result<(), String> {
 fn import_fresh(prepared: &Prepared, running: &Running) -> Result<()> {
     for node in &running.lab.nodes {
         for image in &prepared.fresh {
-            wait_for("containerd", || {
+            wait_for(running, "containerd", || {
                 load(&running.lab, &node.name, &image.archive).map_err(|error| why(&error))
             })?;
         }
