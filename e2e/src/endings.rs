@@ -217,28 +217,23 @@ impl AttachedLab {
 
     /// Waits until nothing of the lab is left, without doing anything for it.
     pub fn wait_until_gone(mut self) -> Result<()> {
-        let started = Instant::now();
-        while sweep::presence(self.cache.root(), &self.name)? != Presence::Absent {
-            if started.elapsed() > DEADLINE {
-                bail!(
-                    "of the lab {} there is still {}",
-                    self.name,
-                    self.remains()?
-                );
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        // The command itself is this test's child.
-        let _ = self.command.kill();
-        self.command.wait().context("waiting for the command")?;
+        self.wait_until(|lab| {
+            Ok(sweep::presence(lab.cache.root(), &lab.name)? == Presence::Absent)
+        })?;
         self.before.require_unchanged(&self.name)
     }
 
     /// Waits until the lab's supervisor is gone, and with it every process of the lab;
     /// what may stay are cgroups without processes and the lab's folder.
     pub fn wait_until_killed(&mut self) -> Result<()> {
+        self.wait_until(|lab| {
+            Ok(!lab.state.is_alive() && lab::cgroup::processes(&lab.cgroup())?.is_empty())
+        })
+    }
+
+    fn wait_until(&mut self, condition: impl Fn(&Self) -> Result<bool>) -> Result<()> {
         let started = Instant::now();
-        while self.state.is_alive() || !lab::cgroup::processes(&self.cgroup())?.is_empty() {
+        while !condition(self)? {
             if started.elapsed() > DEADLINE {
                 bail!(
                     "of the lab {} there is still {}",
@@ -248,6 +243,7 @@ impl AttachedLab {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        // The command itself is this test's child, and must not stay as a zombie.
         let _ = self.command.kill();
         self.command
             .wait()

@@ -83,21 +83,10 @@ impl Lab {
             });
         }
         check_name(name)?;
-        let nodes = (0..nodes)
-            .map(|index| Node {
-                name: format!("n{}", index + 1),
-                address: node_address(index),
-                role: if index == 0 {
-                    Role::ControlPlane
-                } else {
-                    Role::Worker
-                },
-            })
-            .collect();
         Ok(Self {
             name: name.to_owned(),
             cache: cache.root().to_owned(),
-            nodes,
+            nodes: number(nodes),
             parts,
         })
     }
@@ -134,6 +123,21 @@ impl Lab {
             problem: error.to_string(),
         })
     }
+}
+
+/// Nodes `n1`, `n2` and so on; the first carries the control plane.
+fn number(nodes: u8) -> Vec<Node> {
+    (0..nodes)
+        .map(|index| Node {
+            name: format!("n{}", index + 1),
+            address: node_address(index),
+            role: if index == 0 {
+                Role::ControlPlane
+            } else {
+                Role::Worker
+            },
+        })
+        .collect()
 }
 
 /// The folder of a lab's state in the cache.
@@ -178,17 +182,7 @@ pub(crate) mod tests {
         Lab {
             name: "test".to_owned(),
             cache: PathBuf::from("/cache"),
-            nodes: (0..nodes)
-                .map(|index| Node {
-                    name: format!("n{}", index + 1),
-                    address: node_address(index),
-                    role: if index == 0 {
-                        Role::ControlPlane
-                    } else {
-                        Role::Worker
-                    },
-                })
-                .collect(),
+            nodes: number(nodes),
             parts: Folders {
                 etcd: at("etcd"),
                 containerd: at("containerd"),
