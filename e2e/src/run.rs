@@ -119,13 +119,28 @@ impl Run {
 
     /// Proves a scenario, prints its verdict line and writes its results.
     pub async fn prove(&self, name: &str, scenario: &Scenario, counted: Counted) -> Result<Proof> {
+        self.prove_while(name, scenario, counted, &|_| {}).await
+    }
+
+    /// The same, and `meanwhile` is called, and waited for, wherever the proof reports its progress.
+    pub async fn prove_while(
+        &self,
+        name: &str,
+        scenario: &Scenario,
+        counted: Counted,
+        meanwhile: &(dyn Fn(&Progress) + Sync),
+    ) -> Result<Proof> {
         let client = cluster::connect(&self.kubeconfig).await?;
         let options = Options {
             promised: self.promise()?,
             evidence: Some(self.results.join("evidence").join(name)),
             ..Options::default()
         };
-        let proof = prove_network(&client, scenario, &options, &show)
+        let progress = |progress: Progress| {
+            show(&progress);
+            meanwhile(&progress);
+        };
+        let proof = prove_network(&client, scenario, &options, &progress)
             .await
             .with_context(|| format!("proving {name}"))?;
         let folder = self.results.join(match counted {
@@ -144,7 +159,10 @@ impl Run {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "nextest shows a test's output when it fails")]
-fn show(progress: Progress) {
+#[expect(
+    clippy::print_stderr,
+    reason = "nextest shows a test's output when it fails"
+)]
+fn show(progress: &Progress) {
     eprintln!("{progress}");
 }

@@ -6,8 +6,8 @@ use tokio::time::timeout;
 
 use super::error::ProveError;
 
-/// Longer than the API server's own patience with its store, so that its answer comes first.
-const LIMIT: Duration = Duration::from_secs(65);
+/// Everything asked for here takes milliseconds, and under heavy load seconds.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits for a request, but not for ever.
 pub(super) async fn call<T>(

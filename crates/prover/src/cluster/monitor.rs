@@ -39,7 +39,7 @@ const LISTENING: &str = "Press Ctrl-C to quit";
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// If the agent's socket is not there, the monitor ends this soon after it said that it listens.
 const SETTLE: Duration = Duration::from_millis(250);
-const ASK_LIMIT: Duration = Duration::from_secs(20);
+const ASK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Everything that was heard from all nodes, in order.
 #[derive(Clone, Default)]
