@@ -10,6 +10,8 @@ pub(crate) async fn run() -> io::Result<()> {
     let mut child = signal(SignalKind::child())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // Whoever died before the handler was there died without a word.
+    reap();
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),

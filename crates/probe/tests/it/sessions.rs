@@ -20,7 +20,7 @@ fn probe(pod: &str) -> Command {
 }
 
 /// Kills the process when the test is over, also when it fails.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -210,3 +210,26 @@ fn without_an_agent_the_verdict_is_unknown_and_nothing_hangs() {
     }
     std::fs::remove_dir_all(directory).unwrap();
 }
+
+#[test]
+fn a_namespace_of_somebody_else_is_left_alone() {
+    let server = Arc::new(Server::default());
+    let theirs = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "hf-y", "labels": {"ns": "y"}}});
+    server.objects.lock().unwrap().push(theirs);
+    let options = Options {
+        cleanup: Cleanup::Delete,
+        ..Options::default()
+    };
+    let error = run(&server, &options).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("namespace hf-y exists and does not carry the label"),
+        "{error}"
+    );
+    let requests = server.requests.lock().unwrap();
+    let changed = requests
+        .iter()
+        .filter(|request| !request.starts_with("GET") && request.contains("/namespaces/hf-y"));
+    assert_eq!(changed.collect::<Vec<_>>(), Vec::<&String>::new());
+}

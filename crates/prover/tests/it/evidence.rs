@@ -163,3 +163,29 @@ fn endpoints_tell_their_mode() {
     assert_eq!(endpoints[&PodRef::new("hf-x", "a")].revision, Some(7));
     assert!(parse_endpoints("Error: no agent").is_err());
 }
+
+#[test]
+fn the_monitors_own_complaints_are_no_silence() {
+    let lines = [
+        r#"time=2026-11-23T16:08:45.4Z level=error msg="Cannot open monitor socket" subsys=cilium-dbg"#,
+        r#"time=2026-11-23T16:08:45.4Z level=warn msg="connection closed" subsys=cilium-dbg error=EOF"#,
+    ];
+    let complaints = lines.map(
+        |line| match parse_monitor_line(line, Timestamp::UNIX_EPOCH) {
+            MonitorLine::Complaint(complaint) => complaint,
+            other => panic!("{other:?}"),
+        },
+    );
+    assert_eq!(
+        complaints,
+        [
+            r#""Cannot open monitor socket" subsys=cilium-dbg"#,
+            r#""connection closed" subsys=cilium-dbg error=EOF"#
+        ]
+    );
+    let note = r#"time=2026-11-23T16:08:45.4Z level=info msg="hello""#;
+    assert_eq!(
+        parse_monitor_line(note, Timestamp::UNIX_EPOCH),
+        MonitorLine::Other
+    );
+}

@@ -4,6 +4,8 @@ use probe::Outcome;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use prover::evidence::FlowReport;
+use prover::model::PodRef;
+use prover::policies::Standing;
 use prover::table::Expected;
 use prover::trial::{Pass, Trial};
 use prover::verdict::{Verdict, judge};
@@ -53,6 +55,10 @@ enum Fault {
     PodUid,
     PodRestart,
     PodGone,
+    PodLabels,
+    PolicyGone,
+    PolicyUid,
+    PolicyStranger,
     SessionLost,
     ChannelDown,
 }
@@ -74,6 +80,10 @@ fn fault() -> impl Strategy<Value = Fault> {
         Just(Fault::PodUid),
         Just(Fault::PodRestart),
         Just(Fault::PodGone),
+        Just(Fault::PodLabels),
+        Just(Fault::PolicyGone),
+        Just(Fault::PolicyUid),
+        Just(Fault::PolicyStranger),
         Just(Fault::SessionLost),
         Just(Fault::ChannelDown),
     ]
@@ -86,6 +96,8 @@ fn spoil(trial: &mut Trial, fault: Fault, pass_number: usize, place: Index) -> b
         return true;
     }
     let cells = trial.cells.clone();
+    let mut stranger = trial.enforced.policies_after[0].clone();
+    stranger.standing = Standing::Foreign(PodRef::new("x", "c"));
     let in_force = pass_number != 1;
     let pass = pass_mut(trial, pass_number);
     let number = place.index(pass.observations.len());
@@ -147,6 +159,16 @@ fn spoil(trial: &mut Trial, fault: Fault, pass_number: usize, place: Index) -> b
         Fault::PodGone => {
             pass.pods.remove(&some_pod);
         }
+        Fault::PodLabels => {
+            let labels = &mut pass.pods.get_mut(&some_pod).unwrap().labels;
+            labels.insert("new".to_owned(), "label".to_owned());
+        }
+        Fault::PolicyGone | Fault::PolicyUid if !in_force => return false,
+        Fault::PolicyGone => {
+            pass.policies_after.pop();
+        }
+        Fault::PolicyUid => pass.policies_before[0].uid.push('!'),
+        Fault::PolicyStranger => pass.policies_before.push(stranger),
         Fault::SessionLost => {
             pass.lost_sessions.insert(some_pod, "ended".to_owned());
         }

@@ -8,6 +8,7 @@ mod faults;
 mod manifests;
 mod perfect;
 mod policies;
+mod proofs;
 mod report;
 mod simulation;
 mod verdict;

@@ -1,5 +1,5 @@
-//! Whole proofs over real sockets, against a cluster that is simulated: its probes answer by the model,
-//! and its Cilium reports in Cilium's words.
+//! A cluster that is simulated, behind real sockets: its probes answer by the model, and its Cilium reports in
+//! Cilium's words.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,15 +16,14 @@ use axum::response::{IntoResponse, Response as HttpResponse};
 use futures::stream;
 use kube::{Client, Config};
 use probe::{Attempt, AttemptResult, Outcome, Request, Response};
-use prover::cluster::{Options, Proof, Scenario, prove_network};
+use prover::cluster::{Options, Proof, ProveError, Scenario, prove_network};
 use prover::model::PodRef;
 use prover::table::{self, Cell, CellId, Expected, RouteKind};
-use prover::verdict::Verdict;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 #[derive(Clone, Copy, PartialEq)]
-enum Control {
+pub(crate) enum Control {
     /// Drops and reports drops.
     Enforces,
     /// Lets through and reports audit verdicts.
@@ -35,6 +34,12 @@ enum Control {
     Swallows,
     /// Drops and reports for ever, policies or not.
     Sticks,
+    /// Enforces, but its API server refuses to delete one of the policies.
+    Refuses,
+    /// Enforces what it has, but its agent never takes in a policy.
+    Lags,
+    /// Enforces, but one destination listens on another port than it declares.
+    Misses,
 }
 
 struct Cluster {
@@ -80,17 +85,23 @@ impl Cluster {
         state.port += 1;
         let source = SocketAddr::new(self.addresses[&cell.from], 10_000 + state.port);
         let backend = SocketAddr::new(self.addresses[&cell.to], cell.port);
-        let in_force = !state.policies.is_empty() || self.control == Control::Sticks;
+        let in_force = match self.control {
+            Control::Sticks => true,
+            Control::Lags => false,
+            _ => !state.policies.is_empty(),
+        };
         let denied = in_force && cell.expected == Expected::Denied;
         let stopped = denied && !matches!(self.control, Control::Audits | Control::Sleeps);
-        if !stopped {
+        let missed =
+            !stopped && self.control == Control::Misses && cell.to == PodRef::new("hf-y", "b");
+        if !stopped && !missed {
             state.delivered.insert(attempt.nonce.clone());
         }
         drop(state);
         if denied {
             let protocol = cell.protocol.as_str();
             let line = match self.control {
-                Control::Enforces | Control::Sticks => Some(
+                Control::Enforces | Control::Sticks | Control::Refuses | Control::Misses => Some(
                     json!({"type": "drop", "reason": "Policy denied", "source": 1, "srcLabel": 2, "dstLabel": 3,
                         "dstID": 4, "summary": {protocol: "{}",
                             "l3": {"src": source.ip(), "dst": backend.ip()},
@@ -101,7 +112,7 @@ impl Cluster {
                     "Policy verdict log: flow 0x0 local EP ID 4, remote ID 2, proto 6, ingress, action audit, \
                      auth: disabled, match none, {source} -> {backend} {protocol} SYN"
                 )),
-                Control::Sleeps | Control::Swallows => None,
+                Control::Sleeps | Control::Swallows | Control::Lags => None,
             };
             // A line that nobody listens to is lost, as it would be.
             if let Some(line) = line {
@@ -113,12 +124,14 @@ impl Cluster {
             nonce: attempt.nonce,
             outcome: if stopped {
                 Outcome::TimedOut
+            } else if missed {
+                Outcome::Refused
             } else {
                 Outcome::Answered {
                     by: cell.to.to_string(),
                 }
             },
-            connected: !stopped,
+            connected: !stopped && !missed,
             source: Some(source),
             destination: Some(backend),
             elapsed_us: 100,
@@ -172,6 +185,7 @@ impl Cluster {
         let rules: Vec<Value> = state
             .policies
             .values()
+            .filter(|_| self.control != Control::Lags)
             .map(|policy| {
                 let uid = &policy["metadata"]["uid"];
                 json!({"Labels": [{"key": "io.cilium.k8s.policy.uid", "value": uid, "source": "k8s"}]})
@@ -210,6 +224,11 @@ impl Cluster {
                 }
                 axum::Json(object).into_response()
             }
+            (&Method::DELETE, [.., "hf-y", _, "from-x-a"]) if self.control == Control::Refuses => {
+                let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "protected",
+                    "reason": "Forbidden", "code": 403});
+                (StatusCode::FORBIDDEN, axum::Json(body)).into_response()
+            }
             (&Method::DELETE, _) => {
                 state.policies.remove(&path.join("/"));
                 axum::Json(json!({"kind": "Status", "apiVersion": "v1", "status": "Success", "metadata": {}}))
@@ -238,7 +257,12 @@ impl Cluster {
                     .policies
                     .iter()
                     .filter(|(path, _)| all || path.starts_with(&namespace));
-                list(found.map(|(_, policy)| policy.clone()).collect())
+                let wanted = found.map(|(_, policy)| policy).filter(|policy| {
+                    let labels = &policy["metadata"]["labels"];
+                    !query.contains("labelSelector")
+                        || labels["app.kubernetes.io/managed-by"] == "holdfast"
+                });
+                list(wanted.cloned().collect())
             }
             (&Method::GET, ["api", "v1", "pods"]) => list(vec![json!({
                 "metadata": {"namespace": "kube-system", "name": "cilium-1"},
@@ -358,24 +382,56 @@ fn fixture(path: &str) -> PathBuf {
         .join(path)
 }
 
-fn prove(policies: &str, control: Control) -> Proof {
+/// A policy that is there before the proof begins.
+pub(crate) struct Leftover {
+    pub(crate) name: &'static str,
+    pub(crate) owned: bool,
+}
+
+impl Cluster {
+    fn leave(&self, leftover: &Leftover) {
+        let name = leftover.name;
+        let labels = if leftover.owned {
+            json!({"app.kubernetes.io/managed-by": "holdfast"})
+        } else {
+            json!({})
+        };
+        self.state.lock().unwrap().policies.insert(
+            format!("apis/networking.k8s.io/v1/namespaces/hf-y/networkpolicies/{name}"),
+            json!({"metadata": {"namespace": "hf-y", "name": name, "labels": labels},
+                "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}}),
+        );
+    }
+}
+
+/// What a proof of the policies came to, and which policies the cluster has afterwards.
+pub(crate) fn prove_beside(
+    policies: &str,
+    control: Control,
+    leftover: Option<&Leftover>,
+) -> (Result<Proof, ProveError>, Vec<String>) {
     let scenario = Scenario::load_files(
         &fixture("three-namespaces/workload.yaml"),
         &fixture(policies),
     )
     .unwrap();
     let cluster = Arc::new(Cluster::new(&scenario, control));
+    if let Some(leftover) = leftover {
+        cluster.leave(leftover);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async {
+    let proof = runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .unwrap();
         let address = listener.local_addr().unwrap();
-        let router = Router::new().fallback(serve).with_state(cluster);
+        let router = Router::new()
+            .fallback(serve)
+            .with_state(Arc::clone(&cluster));
         tokio::spawn(async move { axum::serve(listener, router).await });
         let client =
             Client::try_from(Config::new(format!("http://{address}").parse().unwrap())).unwrap();
@@ -383,82 +439,12 @@ fn prove(policies: &str, control: Control) -> Proof {
             settle: Duration::from_secs(4),
             ..Options::default()
         };
-        prove_network(&client, &scenario, &options, &|_| {})
-            .await
-            .unwrap()
-    })
+        prove_network(&client, &scenario, &options, &|_| {}).await
+    });
+    let state = cluster.state.lock().unwrap();
+    (proof, state.policies.keys().cloned().collect())
 }
 
-#[track_caller]
-fn check(proof: &Proof, verdict: Verdict, cause: &str) {
-    let report = &proof.report;
-    assert!(
-        report.verdict == verdict && report.cause.contains(cause),
-        "expected {verdict} with {cause:?}, got {}",
-        report.verdict_line()
-    );
-}
-
-#[test]
-fn a_control_that_enforces() {
-    let proof = prove("three-namespaces/policies.yaml", Control::Enforces);
-    check(
-        &proof,
-        Verdict::Enforcing,
-        "248 forbidden attempts were stopped",
-    );
-    assert!(proof.report.kept);
-    assert_eq!(proof.report.counts.matched, 248);
-    assert!(proof.report.latency.apply_to_first_drop.is_some());
-    assert!(proof.report.latency.delete_to_first_pass.is_some());
-    let passes: Vec<_> = proof
-        .report
-        .passes
-        .iter()
-        .map(|pass| (pass.name.as_str(), pass.rounds))
-        .collect();
-    assert_eq!(passes, [("enforced", 2), ("lifted", 2), ("restored", 2)]);
-    assert!(proof.files["monitor-node-1.log"].contains("Policy denied"));
-    assert!(proof.files["endpoints-enforced-node-1.json"].contains("hf-x"));
-}
-
-#[test]
-fn a_control_in_audit_mode() {
-    let proof = prove("three-namespaces/policies.yaml", Control::Audits);
-    check(
-        &proof,
-        Verdict::Watching,
-        "248 of 248 forbidden attempts went through",
-    );
-    assert!(!proof.report.kept);
-    assert_eq!(proof.report.passes.len(), 1, "there is nothing to turn");
-}
-
-#[test]
-fn a_control_that_sleeps() {
-    let proof = prove("three-namespaces/policies.yaml", Control::Sleeps);
-    check(&proof, Verdict::Dead, "nothing was reported");
-}
-
-#[test]
-fn a_network_that_swallows() {
-    let proof = prove("three-namespaces/policies.yaml", Control::Swallows);
-    check(&proof, Verdict::Unknown, "timed out without a drop event");
-}
-
-#[test]
-fn drops_that_do_not_come_from_the_policies() {
-    let proof = prove("three-namespaces/policies.yaml", Control::Sticks);
-    check(&proof, Verdict::Unknown, "the mutation did not turn");
-    assert_eq!(
-        proof.report.passes.len(),
-        3,
-        "the policies were put back all the same"
-    );
-}
-
-#[test]
-fn policies_that_allow_nothing() {
-    let proof = prove("broken/policies.yaml", Control::Enforces);
-    check(&proof, Verdict::Unknown, "no positive control");
+pub(crate) fn prove(policies: &str, control: Control) -> Proof {
+    prove_beside(policies, control, None).0.unwrap()
 }

@@ -165,11 +165,15 @@ fn a_timeout_without_a_drop_event_proves_nothing() {
 
 #[test]
 fn a_drop_for_another_reason_proves_nothing() {
-    check(Verdict::Unknown, "instead of a policy drop", |trial| {
-        let event = event_of(&trial.enforced, DENIED);
-        let reason = "Stale or unroutable IP".to_owned();
-        trial.enforced.events[event].report = FlowReport::Dropped { reason };
-    });
+    // The last is the work of a deny rule, which a Kubernetes network policy cannot have.
+    for reason in ["Stale or unroutable IP", "Policy denied by denylist"] {
+        let cause = format!("the control reported a drop ({reason}) instead of a policy drop");
+        check(Verdict::Unknown, &cause, |trial| {
+            let event = event_of(&trial.enforced, DENIED);
+            let reason = reason.to_owned();
+            trial.enforced.events[event].report = FlowReport::Dropped { reason };
+        });
+    }
 }
 
 #[test]
