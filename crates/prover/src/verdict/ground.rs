@@ -217,3 +217,23 @@ pub(super) fn taken_in(trial: &Trial, pass: &Pass, cell: &Cell) -> Result<(), St
     }
     Ok(())
 }
+
+/// Whether the control still holds on to policies that were taken away, as far as it says so itself.
+pub(super) fn held(trial: &Trial, pass: &Pass, cell: &Cell) -> Option<String> {
+    [&cell.to, &cell.from].into_iter().find_map(|pod| {
+        let node = &trial.pods.get(pod)?.node;
+        let repository = pass.repositories.get(node)?.as_ref().ok()?;
+        let mut own = trial.enforced.policies_after.iter();
+        if let Some(policy) = own.find(|policy| repository.uids.contains(&policy.uid)) {
+            return Some(format!("the agent on node {node} still has {policy}"));
+        }
+        let endpoint = pass.endpoints.get(pod)?;
+        let revision = endpoint.revision?;
+        (endpoint.ingress || endpoint.egress).then(|| {
+            format!(
+                "the endpoint of {pod} still enforces, in state {}, at policy revision {revision} with its agent at {}",
+                endpoint.state, repository.revision
+            )
+        })
+    })
+}

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use self::fate::{Fate, Index};
 pub use self::ground::disturbance;
-use self::ground::{channels, complete, observed, own_policies, same_pods, taken_in};
+use self::ground::{channels, complete, held, observed, own_policies, same_pods, taken_in};
 use crate::evidence::FlowEvent;
 use crate::table::{Cell, CellId, Expected};
 use crate::trial::{Pass, Trial};
@@ -313,7 +313,11 @@ fn all_answered(trial: &Trial, pass: &Pass, policies: Policies) -> Result<(), St
                 Some(report) => format!(", and the control reported {report} of it"),
                 None => String::new(),
             };
-            format!("{what} {} {cause}{dropped}", cell.id)
+            let held = held(trial, pass, cell)
+                .filter(|_| policies == Policies::Lifted)
+                .map(|held| format!("; {held}"))
+                .unwrap_or_default();
+            format!("{what} {} {cause}{dropped}{held}", cell.id)
         })?;
     }
     Ok(())

@@ -245,3 +245,28 @@ fn a_repository_tells_revision_and_origins() {
     assert!(parse_repository("Error: no agent").is_err());
     assert!(parse_repository(r#"{"policy": "none", "revision": 1}"#).is_err());
 }
+
+#[test]
+fn a_control_that_holds_on_to_its_policies_is_named() {
+    let stay_closed = |trial: &mut Trial, uids: &[&str]| {
+        let lifted = trial.lifted.as_mut().unwrap();
+        observation(lifted, DENIED).outcome = probe::Outcome::TimedOut;
+        let repository = Repository {
+            revision: 9,
+            uids: uids.iter().map(ToString::to_string).collect(),
+        };
+        lifted
+            .repositories
+            .insert("node".to_owned(), Ok(repository));
+    };
+    check(
+        Verdict::Unknown,
+        "the agent on node node still has NetworkPolicy x/c-from-a",
+        |trial| stay_closed(trial, &["policy-1"]),
+    );
+    check(
+        Verdict::Unknown,
+        "the endpoint of x/c still enforces, in state ready, at policy revision 7 with its agent at 9",
+        |trial| stay_closed(trial, &[]),
+    );
+}
