@@ -384,6 +384,11 @@ fn endpoints_enforce(pass: &Pass, denied: &[&Cell]) -> Result<(), String> {
                 }
                 return Err(format!("the control does not manage an endpoint for {pod}"));
             };
+            if endpoint.state == "waiting-for-identity" {
+                return Err(format!(
+                    "the endpoint of {pod} still waits for the identity that belongs to its labels"
+                ));
+            }
             if endpoint.audit {
                 return Err(format!(
                     "the endpoint of {pod} is in audit mode, although drops were still seen there"

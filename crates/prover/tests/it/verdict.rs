@@ -388,6 +388,14 @@ fn endpoints_must_enforce() {
     check(Verdict::Unknown, "x/c is in audit mode", |trial| {
         trial.enforced.endpoints.get_mut(&pod("c")).unwrap().audit = true;
     });
+    check(
+        Verdict::Unknown,
+        "x/c still waits for the identity",
+        |trial| {
+            let endpoint = trial.enforced.endpoints.get_mut(&pod("c")).unwrap();
+            endpoint.state = "waiting-for-identity".to_owned();
+        },
+    );
     check(Verdict::Unknown, "x/c does not enforce ingress", |trial| {
         restored(trial)
             .endpoints
