@@ -137,14 +137,29 @@ pub fn ensure(cache: &Cache, progress: &Progress) -> Result<Parts> {
     }
     let mut parts = Parts::default();
     let mut built = 0;
-    for source in &sources {
-        let folder = cache.get_or_build(&source.address, |folder| {
-            built += 1;
-            source.build(folder, progress, &format!("{built}/{}", missing.len()))
-        })?;
-        parts.folders.insert(source.name.to_owned(), folder);
-    }
-    Ok(parts)
+    std::thread::scope(|scope| {
+        let wanted: Vec<&Source> = sources
+            .iter()
+            .filter(|source| missing.contains(&source.name))
+            .collect();
+        // The network is idle while a part compiles: fetch the modules of the next ones.
+        // Whatever goes wrong here goes wrong again, and is reported, when that part is built.
+        scope.spawn(move || {
+            wanted
+                .into_iter()
+                .skip(1)
+                .map(Source::fetch)
+                .find(Result::is_err)
+        });
+        for source in &sources {
+            let folder = cache.get_or_build(&source.address, |folder| {
+                built += 1;
+                source.build(folder, progress, &format!("{built}/{}", missing.len()))
+            })?;
+            parts.folders.insert(source.name.to_owned(), folder);
+        }
+        Ok(parts)
+    })
 }
 
 fn go_version() -> Result<String> {
@@ -197,20 +212,23 @@ impl Source {
             let scratch = tempfile::tempdir_in(target)
                 .attempt(|| "make a folder for built programs".to_owned())?;
             let names: Vec<&str> = build.programs.keys().map(String::as_str).collect();
+            let place = format!("part {place}, {}", names.join(", "));
+            self.go_build(build, scratch.path())
+                .run_with_lines(|line| {
+                    // With `-v`, go prints each package as it compiles it, and downloads as prose.
+                    if line.starts_with("go: downloading") {
+                        step.detail(format!("{place}: {}", line.trim_start_matches("go: ")));
+                    } else {
+                        packages += 1;
+                        step.detail(format!("{place}: {packages} packages compiled"));
+                    }
+                })?;
             for (name, package) in &build.programs {
-                let place = format!("part {place}, {}", names.join(", "));
-                self.go_build(build, package, &scratch.path().join(name))
-                    .run_with_lines(|line| {
-                        // With `-v`, go prints each package as it compiles it, and downloads as prose.
-                        if line.starts_with("go: downloading") {
-                            step.detail(format!("{place}: {}", line.trim_start_matches("go: ")));
-                        } else {
-                            packages += 1;
-                            step.detail(format!("{place}: {packages} packages compiled"));
-                        }
-                    })?;
-                fs::rename(scratch.path().join(name), target.join(name))
-                    .attempt(|| "keep a built program".to_owned())?;
+                fs::rename(
+                    scratch.path().join(default_name(package)),
+                    target.join(name),
+                )
+                .attempt(|| "keep a built program".to_owned())?;
             }
         }
         if !self.recipe.copy.is_empty() {
@@ -235,7 +253,24 @@ impl Source {
         Ok(())
     }
 
-    fn go_build(&self, build: &Build, package: &str, output: &Path) -> Program {
+    /// Lists what the programs are made of, which fetches the modules that they need and no others.
+    fn fetch(&self) -> Result<()> {
+        let packages = self
+            .recipe
+            .build
+            .iter()
+            .flat_map(|build| build.programs.values());
+        Program::tied("go")
+            .args(["list", "-deps"])
+            .args(packages)
+            .env("GOFLAGS", "-mod=readonly")
+            .env("GOWORK", "off")
+            .dir(&self.folder)
+            .run()
+    }
+
+    /// All programs of a group in one call: go links one while it compiles another.
+    fn go_build(&self, build: &Build, folder: &Path) -> Program {
         let mut ldflags = vec!["-s".to_owned(), "-w".to_owned()];
         ldflags.extend(
             build
@@ -248,12 +283,30 @@ impl Source {
             .arg(format!("-tags={}", build.tags.join(",")))
             .arg(format!("-ldflags={}", ldflags.join(" ")))
             .arg("-o")
-            .arg(output)
-            .arg(package)
+            // With the slash, go takes it for a folder.
+            .arg(format!("{}/", folder.display()))
+            .args(build.programs.values())
             .env("CGO_ENABLED", if build.cgo == Cgo::On { "1" } else { "0" })
             .env("GOFLAGS", "-mod=readonly")
             .env("GOWORK", "off")
             .dir(&self.folder)
+    }
+}
+
+/// The name that go gives to a program: the last element of its package's path,
+/// or the one before a major version.
+fn default_name(package: &str) -> &str {
+    let is_version = |element: &str| {
+        element
+            .strip_prefix('v')
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let mut elements = package.rsplit('/');
+    let last = elements.next().unwrap_or(package);
+    if is_version(last) {
+        elements.next().unwrap_or(last)
+    } else {
+        last
     }
 }
 
@@ -290,6 +343,13 @@ mod tests {
         let one = Source::load("etcd", &folder, "go1.26.8").unwrap();
         let two = Source::load("etcd", &folder, "go1.26.9").unwrap();
         assert_ne!(one.address, two.address);
+    }
+
+    #[test]
+    fn programs_are_found_under_the_names_that_go_gives_them() {
+        assert_eq!(default_name("go.etcd.io/etcd/server/v3"), "server");
+        assert_eq!(default_name("k8s.io/kubernetes/cmd/kubelet"), "kubelet");
+        assert_eq!(default_name("a/vendor"), "vendor");
     }
 
     #[test]

@@ -26,6 +26,15 @@ pub struct Image {
     pub address: Address,
 }
 
+/// Makes the Debian root of an image, if it has one, without packing the image.
+pub fn ensure_root(recipe_path: &Path, cache: &Cache, progress: &Progress) -> Result<()> {
+    let recipe = Recipe::load(recipe_path)?;
+    if !recipe.debian.is_empty() {
+        root::ensure(&recipe.debian, cache, progress)?;
+    }
+    Ok(())
+}
+
 /// Packs one image, or finds it in the cache.
 ///
 /// `built` is the folder of programs that this workspace builds itself.

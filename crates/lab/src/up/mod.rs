@@ -85,13 +85,28 @@ pub fn prepare(
     cache.sweep_scratch()?;
     packages::ensure(cache, installing, progress)?;
     let tools = packages::tools(cache, installing, progress)?;
-    let parts = parts::ensure(cache, progress)?;
+    let parts = std::thread::scope(|scope| {
+        // Mostly downloading and unpacking, so it goes well beside a build.
+        let roots = scope.spawn(|| {
+            STABLE
+                .iter()
+                .try_for_each(|name| images::ensure_root(&recipe(inputs, name), cache, progress))
+        });
+        let parts = parts::ensure(cache, progress)?;
+        roots.join().expect("packing does not panic")?;
+        Ok::<_, Error>(parts)
+    })?;
     let pack = |names: &[&str]| {
         names
             .iter()
             .map(|name| {
-                let recipe = inputs.recipes.join(format!("{name}.toml"));
-                images::pack(&recipe, cache, &parts, &inputs.built, progress)
+                images::pack(
+                    &recipe(inputs, name),
+                    cache,
+                    &parts,
+                    &inputs.built,
+                    progress,
+                )
             })
             .collect::<Result<Vec<_>>>()
     };
@@ -104,6 +119,10 @@ pub fn prepare(
         store,
         fresh,
     })
+}
+
+fn recipe(inputs: &Inputs, image: &str) -> PathBuf {
+    inputs.recipes.join(format!("{image}.toml"))
 }
 
 /// Starts a lab and returns when its nodes are Ready and its DNS answers.

@@ -54,7 +54,7 @@ fn try_all(run: &Run) -> Result<()> {
         .context("the kubeconfig")?
         .permissions();
     assert!(
-        std::os::unix::fs::PermissionsExt::mode(&mode) & 0o077 == 0,
+        std::os::unix::fs::PermissionsExt::mode(&mode).trailing_zeros() >= 6,
         "the kubeconfig is readable by others"
     );
 
