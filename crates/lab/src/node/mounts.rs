@@ -33,6 +33,7 @@ pub(super) fn build(lab: &Lab, node: &Node) -> Result<()> {
 
     let own = lab.inside(&lab.folder().join("nodes").join(&node.name));
     cover_folders(&own)?;
+    add_start_network(lab)?;
     add_store(lab, &own)?;
 
     mount_kind("sysfs", "sysfs", "/sys", NONE)?;
@@ -62,7 +63,17 @@ fn cover_folders(own: &Path) -> Result<()> {
         "lowerdir=/etc,upperdir={0}/etc-upper,workdir={0}/etc-work",
         own.display()
     );
-    mount_kind("overlay", "overlay", "/etc", Some(&layers))?;
+    mount_kind("overlay", "overlay", "/etc", Some(&layers))
+}
+
+/// The network that the node starts with. The plugins are copied, because an
+/// installed CNI may write over them.
+fn add_start_network(lab: &Lab) -> Result<()> {
+    for plugin in ["bridge", "host-local", "loopback"] {
+        let from = lab.inside(&lab.parts.cni_plugins).join(plugin);
+        fs::copy(from, Path::new("/opt/cni/bin").join(plugin))
+            .attempt(|| format!("give the node the network plugin {plugin}"))?;
+    }
     make_dir(Path::new("/etc/cni/net.d"))?;
     fs::write("/etc/cni/net.d/99-lab.conflist", START_NETWORK)
         .attempt(|| "write the node's first network".to_owned())

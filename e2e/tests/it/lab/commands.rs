@@ -8,6 +8,10 @@ use e2e::Run;
 use e2e::endings::{Before, lab_command};
 
 const NAME: &str = "commands";
+/// A new namespace's account may come a moment after the node is Ready.
+const START_A_POD: &str = "until kubectl get serviceaccount default; do sleep 0.1; done; \
+    kubectl run one --image=holdfast.dev/probe:dev --image-pull-policy=Never -- serve --tcp 80 \
+    && kubectl wait --for=condition=Ready pod/one --timeout=60s";
 
 #[track_caller]
 fn stdout_of(output: &Output) -> String {
@@ -67,6 +71,10 @@ fn try_all(run: &Run) -> Result<()> {
         .filter(|line| line.contains(" Ready "))
         .count();
     assert_eq!(ready, 2, "{nodes}");
+
+    // A pod runs, and is restarted by nobody's CNI but the lab's own.
+    let started = stdout_of(&on_lab("shell", &["--", "sh", "-c", START_A_POD])?);
+    assert!(started.contains("condition met"), "{started}");
 
     // A blocked signal would be inherited by every container of the lab.
     let masks = stdout_of(&on_lab(
