@@ -33,6 +33,9 @@ pub(super) fn build(lab: &Lab, node: &Node) -> Result<()> {
 
     let own = lab.inside(&lab.folder().join("nodes").join(&node.name));
     cover_folders(&own)?;
+    // Every pod on the node's network gets a copy of this file.
+    let hosts = format!("127.0.0.1 localhost\n{} {}\n", node.address, node.name);
+    fs::write("/etc/hosts", hosts).attempt(|| "write the node's own hosts file".to_owned())?;
     add_start_network(lab)?;
     add_store(lab, &own)?;
 
