@@ -82,6 +82,8 @@ pub struct PassReport {
 /// How fast changes of policies took effect on one forbidden cell. `None`: not measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Latency {
+    /// When the control's first drop of the whole proof was heard.
+    pub first_drop: Option<Timestamp>,
     /// From the first request to apply until the control reported a drop.
     #[serde(rename = "apply_to_first_drop_ms", serialize_with = "milliseconds")]
     pub apply_to_first_drop: Option<Duration>,

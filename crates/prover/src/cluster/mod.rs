@@ -279,7 +279,10 @@ async fn passes(
         restored: None,
     };
     trial.channels = prober.agents.channels();
-    let mut latency = Latency::default();
+    let mut latency = Latency {
+        first_drop: prober.agents.log.first_drop(),
+        ..Latency::default()
+    };
     // Taking policies away proves nothing about a control that has already failed.
     if !first_pass_holds(&trial) {
         return Ok((trial, latency));

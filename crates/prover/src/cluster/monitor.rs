@@ -105,6 +105,16 @@ impl EventLog {
         (heard.events[mark.events..].to_vec(), heard.lost - mark.lost)
     }
 
+    /// When the first drop by policy was heard.
+    pub(super) fn first_drop(&self) -> Option<Timestamp> {
+        let heard = self.heard();
+        let drops = heard.events.iter();
+        drops
+            .filter(|event| event.report.is_policy_drop())
+            .map(|event| event.heard)
+            .min()
+    }
+
     /// The raw lines of each node.
     pub(super) fn raw(&self) -> BTreeMap<String, String> {
         self.heard().raw.clone()

@@ -13,6 +13,7 @@ use crate::perfect::{CONTROL, DENIED, leak, observation, trial};
 
 fn report(trial: &Trial) -> Report {
     let latency = Latency {
+        first_drop: "2026-11-23T10:00:00Z".parse().ok(),
         apply_to_first_drop: Some(Duration::from_millis(412)),
         delete_to_first_pass: None,
     };
