@@ -154,7 +154,10 @@ pub fn start(
     let text = serde_json::to_string_pretty(&lab).expect("a lab is JSON");
     files::write_private(&folder.join("lab.json"), &text)?;
 
-    let step = progress.step(format!("starting a lab of {} nodes", wanted.nodes));
+    let step = progress.step(match wanted.nodes {
+        1 => "starting a lab of one node".to_owned(),
+        nodes => format!("starting a lab of {nodes} nodes"),
+    });
     let started = start_supervisor(cache, &lab, wanted.orders);
     let running = match started {
         Ok(running) => running,
