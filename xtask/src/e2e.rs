@@ -192,18 +192,10 @@ fn suites(args: &E2eArgs) -> &[Suite] {
 }
 
 fn nextest_command(nextest: &Path) -> Program {
-    workspace::cargo()
-        .env(
-            "PATH",
-            format!(
-                "{}:{}",
-                nextest.display(),
-                std::env::var("PATH").unwrap_or_default()
-            ),
-        )
+    workspace::nextest(nextest)
         // The whole workspace, as `cargo xtask test` builds it: with a smaller choice of
         // packages cargo chooses other features and builds every dependency again.
-        .args(["nextest", "run", "--workspace", "--profile", "e2e"])
+        .args(["--profile", "e2e"])
         // The output is passed on line by line, so nextest cannot tell a terminal by itself.
         .args(["--color", "never"])
 }

@@ -100,12 +100,7 @@ pub(crate) fn collect(kubectl: &Path, kubeconfig: &Path, running: Option<&Runnin
     }
     if let Some(running) = running {
         for node in &running.lab.nodes {
-            let logs = running
-                .lab
-                .folder()
-                .join("nodes")
-                .join(&node.name)
-                .join("logs");
+            let logs = running.lab.node_folder(&node.name).join("logs");
             let to = folder.join("nodes").join(&node.name);
             let _ = fs::create_dir_all(&to);
             for entry in fs::read_dir(logs).into_iter().flatten().flatten() {

@@ -42,14 +42,8 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     } else {
         "default"
     };
-    let path = format!(
-        "{}:{}",
-        nextest.display(),
-        std::env::var("PATH").unwrap_or_default()
-    );
-    workspace::cargo()
-        .args(["nextest", "run", "--workspace", "--profile", profile])
-        .env("PATH", path)
+    workspace::nextest(&nextest)
+        .args(["--profile", profile])
         .run_showing(show)
         .context("tests failed")?;
     Ok(ExitCode::SUCCESS)

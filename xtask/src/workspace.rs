@@ -29,6 +29,14 @@ pub(crate) fn cargo() -> Program {
     Program::tied(cargo).dir(&root())
 }
 
+/// `cargo nextest run` over the whole workspace, with the nextest that lies in `folder`.
+pub(crate) fn nextest(folder: &Path) -> Program {
+    let path = std::env::var("PATH").unwrap_or_default();
+    cargo()
+        .env("PATH", format!("{}:{path}", folder.display()))
+        .args(["nextest", "run", "--workspace"])
+}
+
 /// Builds the static probe and says where the lab finds its inputs.
 pub(crate) fn lab_inputs(progress: &Progress) -> Result<Inputs> {
     let step = progress.step("building the static probe");

@@ -36,11 +36,7 @@ pub fn enter(lab: &Lab, node: &str, namespaces: &[&str]) -> Result<Program> {
 
 /// What is known of each component of a node, in name order.
 pub fn components(lab: &Lab, node: &str) -> Vec<(String, ComponentState)> {
-    let path = lab
-        .folder()
-        .join("nodes")
-        .join(node)
-        .join("components.json");
+    let path = lab.node_folder(node).join("components.json");
     let text = fs::read(path).unwrap_or_default();
     let states: std::collections::BTreeMap<String, ComponentState> =
         serde_json::from_slice(&text).unwrap_or_default();

@@ -1,6 +1,5 @@
 //! The lab's certificate authority and the kubeconfigs that use it.
 
-use std::net::Ipv4Addr;
 use std::path::Path;
 
 use fs_err as fs;
@@ -207,11 +206,6 @@ fn base64(bytes: &[u8]) -> String {
             })
         })
         .collect()
-}
-
-/// The address of node number `index`, counted from 0, on the lab's own bridge.
-pub(crate) fn node_address(index: u8) -> Ipv4Addr {
-    Ipv4Addr::new(172, 30, 7, 2 + index)
 }
 
 #[cfg(test)]

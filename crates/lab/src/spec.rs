@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, KeyBuilder};
 use crate::error::{Attempt as _, Error, Result};
-use crate::pki::node_address;
 
 /// The API server's port on the control-plane node.
 pub const API_PORT: u16 = 6443;
@@ -96,6 +95,16 @@ impl Lab {
         folder(&self.cache, &self.name)
     }
 
+    /// The folder of one node's state.
+    pub fn node_folder(&self, node: &str) -> PathBuf {
+        self.folder().join("nodes").join(node)
+    }
+
+    /// The kubeconfig for use from the machine.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder().join("pki/admin.kubeconfig")
+    }
+
     /// The name of this lab's cgroups.
     pub fn cgroup(&self) -> String {
         cgroup(&self.cache, &self.name)
@@ -138,6 +147,11 @@ fn number(nodes: u8) -> Vec<Node> {
             },
         })
         .collect()
+}
+
+/// The address of node number `index`, counted from 0, on the lab's own bridge.
+fn node_address(index: u8) -> Ipv4Addr {
+    Ipv4Addr::new(172, 30, 7, 2 + index)
 }
 
 /// The folder of a lab's state in the cache.

@@ -54,7 +54,7 @@ pub const START_NETWORK: &str = r#"{
 
 /// The node's folder as the node sees it.
 fn node_folder(lab: &Lab, node: &Node) -> String {
-    lab.inside(&lab.folder().join("nodes").join(&node.name))
+    lab.inside(&lab.node_folder(&node.name))
         .display()
         .to_string()
 }

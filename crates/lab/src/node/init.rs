@@ -78,7 +78,7 @@ pub fn run(folder: &Path, name: &str) -> Result<()> {
     if cgroup_root.join("cgroup.controllers").exists() {
         cgroup::pass_controllers(cgroup_root)?;
     }
-    let own = lab.inside(&lab.folder().join("nodes").join(&node.name));
+    let own = lab.inside(&lab.node_folder(&node.name));
     for file in config_files(&lab, &node) {
         fs::write(own.join(file.name), file.text)
             .attempt(|| "write a component's configuration".to_owned())?;

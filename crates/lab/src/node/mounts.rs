@@ -31,7 +31,7 @@ pub(super) fn build(lab: &Lab, node: &Node) -> Result<()> {
         Path::new(CACHE_INSIDE),
     )?;
 
-    let own = lab.inside(&lab.folder().join("nodes").join(&node.name));
+    let own = lab.inside(&lab.node_folder(&node.name));
     cover_folders(&own)?;
     // Every pod on the node's network gets a copy of this file.
     let hosts = format!("127.0.0.1 localhost\n{} {}\n", node.address, node.name);

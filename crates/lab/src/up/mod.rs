@@ -242,7 +242,7 @@ fn start_supervisor(cache: &Cache, lab: &Lab, orders: Orders) -> Result<Running>
     }
     Ok(Running {
         lab: lab.clone(),
-        kubeconfig: lab.folder().join("pki/admin.kubeconfig"),
+        kubeconfig: lab.kubeconfig(),
         _lifeline: match orders.life {
             Life::Attached => Some(lifeline),
             Life::Detached => None,
@@ -272,7 +272,7 @@ pub fn find(cache: &Cache, name: &str) -> Result<Running> {
     }
     let lab = Lab::load(&folder(cache.root(), name))?;
     Ok(Running {
-        kubeconfig: lab.folder().join("pki/admin.kubeconfig"),
+        kubeconfig: lab.kubeconfig(),
         lab,
         _lifeline: None,
         supervisor: None,
@@ -282,7 +282,7 @@ pub fn find(cache: &Cache, name: &str) -> Result<Running> {
 /// Copies the logs of a lab's programs out of its folder, which goes with the lab.
 pub fn keep_logs(cache: &Path, lab: &Lab) {
     for node in &lab.nodes {
-        let from = lab.folder().join("nodes").join(&node.name).join("logs");
+        let from = lab.node_folder(&node.name).join("logs");
         let to = cache.join("logs").join(&lab.name).join(&node.name);
         let _ = fs::create_dir_all(&to);
         for entry in fs::read_dir(from).into_iter().flatten().flatten() {
